@@ -1,0 +1,1 @@
+//! Digests of blobs, the functions that compute them, and instance names.

@@ -1,0 +1,1 @@
+//! The public gRPC services, one file each.

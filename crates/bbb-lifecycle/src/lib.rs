@@ -1,0 +1,1 @@
+//! Tasks with owners and names, their shutdown order, and signals.

@@ -1,0 +1,1 @@
+//! Decides which worker runs which action: a pure core and its driver.

@@ -1,0 +1,1 @@
+//! The go-sockaddr template language for host addresses.

@@ -1,0 +1,1 @@
+//! Fetches an action's inputs, runs it and stores its outputs.

@@ -1,0 +1,3 @@
+//! The `buildbuildbuild` binary.
+
+fn main() {}
