@@ -232,3 +232,6 @@ fn memory(targets: &[Arc<Target>]) -> anyhow::Result<Vec<(String, Memory)>> {
         .map(|(label, pid)| Ok((label, Memory::of_tree(pid)?)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
