@@ -247,6 +247,7 @@ async fn serve(fake: Arc<Fake>, tasks: &mut JoinSet<()>) -> String {
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
         while let Ok((stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
             let fake = Arc::clone(&fake);
             let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                 let fake = Arc::clone(&fake);
