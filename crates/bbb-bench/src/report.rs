@@ -61,7 +61,7 @@ const FIGURES: [Figure; 11] = [
 ];
 
 impl Figures {
-    /// The figures of one run. CPU time is divided by all calls that were made, failed ones too.
+    /// The figures of one run. CPU time is divided by the calls that were answered well: failures make them dearer.
     pub(crate) fn of(run: &Sample) -> Self {
         let answered = run.latency.count();
         if answered == 0 {
