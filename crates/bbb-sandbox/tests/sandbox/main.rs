@@ -1,0 +1,8 @@
+//! Runs hostile and odd commands for real, with namespaces and without, as whoever runs the tests and, if that is
+//! root, once more as a user without privileges (`unprivileged`).
+
+mod ending;
+mod rig;
+mod running;
+mod unprivileged;
+mod walls;
