@@ -6,6 +6,7 @@
 //! # Roads
 //! - [`start`] probes the machine, starts the launcher ([`launcher`]) and gives a [`Sandbox`].
 //! - [`Sandbox::run`] runs one [`Request`] to its [`Exit`]. Dropping its future kills the action.
+//! - [`View`] reads what an action left behind, from outside, without following it anywhere.
 //!
 //! # What an action gets ([`Mode::Namespaces`])
 //! User, mount, pid, ipc, uts and network namespaces, whoever runs the node (one road instead of two; see
@@ -34,6 +35,7 @@ mod message;
 mod probe;
 mod request;
 mod sys;
+mod view;
 mod wire;
 
 use std::path::PathBuf;
@@ -47,6 +49,7 @@ pub use request::{
     DEFAULT_GRACE, DEFAULT_MOUNT_POINT, DEFAULT_SEARCH_PATH, ExecRoot, Exit, Limits, Request,
     Staging, Status, Usage,
 };
+pub use view::{Entry, Kind, Origin, View, ViewError, remove_tree};
 
 /// Runs commands.
 #[async_trait]

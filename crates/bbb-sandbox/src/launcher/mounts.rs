@@ -30,13 +30,19 @@ pub(crate) fn add(
 ) -> Result<(), Fault> {
     let is_whole = order.mount_point == Path::new("/");
     let point = if is_whole { Path::new(STAGE) } else { &order.mount_point };
-    mount_exec_root(&order.root, template, point)?;
     let root = if is_whole { point } else { Path::new("/") };
     if is_whole {
+        mount_exec_root(&order.root, template, point)?;
         make_whole(root)?;
     }
-    rustix::mount::mount_bind(template.locate(&order.temporary)?, &root.join("tmp"))
+    rustix::mount::mount_bind(template.locate(&order.temporary)?, root.join("tmp"))
         .during(Step::MountTemporary)?;
+    if !is_whole {
+        if point.starts_with("/tmp") {
+            fs::create_dir_all(point).during(Step::MountPoint)?;
+        }
+        mount_exec_root(&order.root, template, point)?;
+    }
     template::set_attributes(
         &root.join("tmp"),
         false,

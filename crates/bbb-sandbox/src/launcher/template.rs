@@ -125,7 +125,7 @@ impl Template {
             match rustix::fs::mkdirat(&self.root, &path, Mode::from_raw_mode(0o755)) {
                 Err(rustix::io::Errno::EXIST) => {}
                 made => {
-                    made.during(Step::MountPoint).map_err(|fault| fault.about(point.display()))?
+                    made.during(Step::MountPoint).map_err(|fault| fault.about(point.display()))?;
                 }
             }
         }

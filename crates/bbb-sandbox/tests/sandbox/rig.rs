@@ -121,6 +121,13 @@ impl Rig {
     }
 }
 
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // A `TempDir` alone gives up at what overlays leave.
+        let _ = bbb_sandbox::remove_tree(self.folder.path());
+    }
+}
+
 /// Waits until `done`; fails after half a minute.
 pub(crate) async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..3000 {

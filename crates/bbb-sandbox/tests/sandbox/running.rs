@@ -93,7 +93,7 @@ async fn programs_are_found_as_the_specification_says() {
             request.working_directory = "sub".into();
             request.environment = vec![("PATH".into(), path.into())];
             for name in ["upper", "work"] {
-                fs::remove_dir_all(staged.folder.join(name)).unwrap();
+                bbb_sandbox::remove_tree(&staged.folder.join(name)).unwrap();
                 fs::create_dir(staged.folder.join(name)).unwrap();
             }
             let left = rig.run(&staged, request).await;
