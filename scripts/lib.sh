@@ -78,6 +78,8 @@ start_node() {
     --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" "$@" \
     >>"$folder/node.log" 2>&1 </dev/null &
   node_pid[$name]=$!
+  # Otherwise the shell reports its end, when it was killed, in the middle of something else.
+  disown
   node_port[$name]=$port
   until accepts "$port"; do
     if ! kill -0 "${node_pid[$name]}" 2>/dev/null; then
@@ -100,7 +102,6 @@ stop_node() {
     warn "node $name did not end within 30 s: killed"
     kill -s KILL "$pid" 2>/dev/null || true
   fi
-  wait "$pid" 2>/dev/null || true
 }
 
 stop_nodes() {

@@ -1,4 +1,4 @@
-"""Rules for what genrule cannot say: whole folders as outputs, exact environments, links that stay links."""
+"""Rules for what genrule cannot say: whole folders as outputs, exact environments."""
 
 def _folder_impl(ctx):
     out = ctx.actions.declare_directory(ctx.label.name)
@@ -38,23 +38,4 @@ bare = rule(
         "cmd": attr.string(mandatory = True),
         "env": attr.string_dict(),
     },
-)
-
-def _link_impl(ctx):
-    link = ctx.actions.declare_symlink(ctx.label.name + ".link")
-    ctx.actions.symlink(output = link, target_path = ctx.attr.to)
-    out = ctx.actions.declare_file(ctx.label.name + ".txt")
-    ctx.actions.run_shell(
-        outputs = [out],
-        inputs = [link],
-        command = "readlink $1 >$2",
-        arguments = [link.path, out.path],
-        mnemonic = "ReadLink",
-    )
-    return [DefaultInfo(files = depset([out]))]
-
-# A link that points wherever it likes (it may dangle), and an action that has it as its input and reads it.
-link = rule(
-    implementation = _link_impl,
-    attrs = {"to": attr.string(mandatory = True)},
 )
