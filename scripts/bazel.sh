@@ -7,6 +7,7 @@ bazel_version=${bazel_version:-4}
 bazel_log=${bazel_log:-$clients/bazel.log}
 # Output bases; one that was used has a Bazel server behind it, which bazel_shutdown ends.
 bazel_bases=${bazel_bases:-$clients/bases}
+declare -A bazel_used=()
 
 bazel_program() {
   case $bazel_version in
@@ -16,30 +17,32 @@ bazel_program() {
   esac
 }
 
-# bazel_raw BASE ARGUMENT...: Bazel with an output base of that name, in the current folder.
+# bazel_raw BASE ARGUMENT...: Bazel with an output base of that name, in the current folder. Settings are ours and, for
+# Debian's Bazel, Debian's; never the user's.
 bazel_raw() {
-  local base=$bazel_bases/$bazel_version-$1
+  local base=$bazel_bases/$bazel_version-$1 rc=(--nohome_rc)
   shift
-  "$(bazel_program)" --output_user_root="$clients/bazel-root" --output_base="$base" --nosystem_rc --nohome_rc \
-    --bazelrc=/etc/bazel/bazelrc --bazelrc="$clients/bazelrc" --max_idle_secs=600 "$@" </dev/null
+  [ "$bazel_version" = 4 ] || rc+=(--nosystem_rc)
+  "$(bazel_program)" --output_user_root="$clients/bazel-root" --output_base="$base" "${rc[@]}" \
+    --bazelrc="$clients/bazelrc" --max_idle_secs=600 "$@" </dev/null
 }
 
 # bz BASE COMMAND ARGUMENT...: the same for people and greps: plain output, into $bazel_log. Returns Bazel's code.
 bz() {
   local base=$1 command=$2
   shift 2
+  bazel_used[$bazel_version-$base]=yes
   bazel_raw "$base" "$command" --color=no --curses=no --noshow_progress "$@" >"$bazel_log" 2>&1
 }
 
 bazel_info() { bazel_raw "$1" info "$2" 2>/dev/null; }
 
-# Ends the servers of all output bases that were used, by their process ids.
+# Ends the servers behind the output bases that bz used, by their process ids.
 bazel_shutdown() {
-  local file pid
-  for file in "$bazel_bases"/*/server/server.pid.txt; do
-    [ -e "$file" ] || continue
-    pid=$(cat "$file")
-    if grep -qs "$(dirname "$(dirname "$file")")" "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null || true; fi
+  local base pid
+  for base in "${!bazel_used[@]}"; do
+    pid=$(cat "$bazel_bases/$base/server/server.pid.txt" 2>/dev/null) || continue
+    if grep -qs "$bazel_bases/$base" "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null || true; fi
   done
 }
 
