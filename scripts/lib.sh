@@ -65,6 +65,7 @@ free_port() {
   die "found no free port"
 }
 
+# shellcheck disable=SC2034 # read by those who start nodes
 declare -A node_pid=() node_port=()
 
 # start_node NAME FOLDER [FLAG...]: starts a node on loopback, alone, with its cache and log in FOLDER, and waits
@@ -80,6 +81,7 @@ start_node() {
   node_pid[$name]=$!
   # Otherwise the shell reports its end, when it was killed, in the middle of something else.
   disown
+  # shellcheck disable=SC2034
   node_port[$name]=$port
   until accepts "$port"; do
     if ! kill -0 "${node_pid[$name]}" 2>/dev/null; then

@@ -7,7 +7,9 @@ set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 
 suite=$(basename "$(cd "$(dirname "$0")" && pwd)")
+# shellcheck disable=SC2034 # read by the suites
 here=$root/tests/e2e/$suite
+# shellcheck disable=SC2034 # read by the suites
 server=${1:?server address, as in grpc://127.0.0.1:1234}
 work=$clients/runs/$suite
 passed=0 failed=0 finished=no
@@ -16,6 +18,7 @@ log=$work/log
 
 # shellcheck disable=SC2034 # read by scripts/bazel.sh
 bazel_log=$log
+# shellcheck source=scripts/bazel.sh
 . "$root/scripts/bazel.sh"
 
 rm -rf "$work"
