@@ -1,3 +1,38 @@
-//! The `buildbuildbuild` binary.
+//! The `buildbuildbuild` binary: a node of a remote build cluster, set up by flags alone.
 
-fn main() {}
+use std::process::ExitCode;
+
+use buildbuildbuild::flags::{self, Invocation, Machine, Refusal, Settings, Tool};
+use buildbuildbuild::greeting::greeting;
+
+/// The command line is wrong; nothing was started.
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            eprintln!("buildbuildbuild: {refusal}");
+            ExitCode::from(REFUSED)
+        }
+    }
+}
+
+fn run() -> Result<(), Refusal> {
+    let machine = || Machine::of_host().map_err(|error| Refusal::Other(error.to_string()));
+    match flags::parse(std::env::args_os())? {
+        Invocation::Print(text) => print!("{text}"),
+        Invocation::Tool(Tool::Sockaddr { template }) => {
+            let text = bbb_sockaddr::evaluate(&template, &machine()?.interfaces);
+            println!("{}", text.map_err(|error| Refusal::Other(format!("sockaddr: {error}")))?);
+        }
+        Invocation::Node(flags) => {
+            let settings = Settings::resolve(&flags, &machine()?)?;
+            let greeting = greeting(&settings, settings.listen);
+            for line in greeting.lines.iter().chain(&greeting.warnings) {
+                println!("{line}");
+            }
+        }
+    }
+    Ok(())
+}
