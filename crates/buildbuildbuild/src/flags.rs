@@ -14,6 +14,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod units;
+mod values;
 
 pub use argv::{Invocation, parse};
 pub use defaults::{Machine, remember_cache_size};

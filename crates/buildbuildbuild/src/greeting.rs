@@ -59,3 +59,77 @@ pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
     }
     Greeting { lines, warnings }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{Flags, Machine};
+
+    fn greet(flags: Flags, bound: &str) -> Greeting {
+        let machine = Machine {
+            host_name: "builder".to_owned(),
+            unique: "0f3a".to_owned(),
+            memory_bytes: 16 << 30,
+            cores: 4,
+            ..Machine::default()
+        };
+        let flags = Flags {
+            cache_dir: Some("/var/cache/b".to_owned()),
+            cache_size: Some("12.5GiB".to_owned()),
+            listen: flags.listen.or(Some("10.1.2.3".to_owned())),
+            ..flags
+        };
+        greeting(&Settings::resolve(&flags, &machine).unwrap(), bound.parse().unwrap())
+    }
+
+    fn slots(count: &str) -> Flags {
+        Flags { worker_slots: Some(count.to_owned()), ..Flags::default() }
+    }
+
+    #[test]
+    fn a_cache_says_how_it_can_run_actions() {
+        let Greeting { lines, warnings } = greet(Flags::default(), "10.1.2.3:1234");
+        assert!(lines[0].ends_with("node builder-0f3a: runs no actions"), "{lines:?}");
+        assert_eq!(lines[1], "keeps up to 12.5 GiB in /var/cache/b, and 2 GiB in memory");
+        assert!(lines[2].contains("--remote_cache=grpc://10.1.2.3:1234 //..."), "{lines:?}");
+        assert!(lines[3].contains("--worker_slots=4"), "{lines:?}");
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn an_open_executor_warns_unless_it_is_on_loopback() {
+        let open = greet(slots("4"), "10.1.2.3:1234");
+        assert!(open.lines[0].ends_with("runs 4 actions at a time"), "{open:?}");
+        assert!(open.lines[2].contains("--remote_executor=grpc://10.1.2.3:1234"), "{open:?}");
+        assert!(open.warnings[0].contains("10.1.2.3:1234 can run commands"), "{open:?}");
+        assert!(greet(slots("4"), "127.0.0.1:1234").warnings.is_empty());
+        assert!(greet(slots("4"), "[::1]:1234").warnings.is_empty());
+        assert_eq!(greet(slots("4"), "0.0.0.0:1234").warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_required_header_is_named_but_not_shown() {
+        let header = Some("X-Key=topsecret".to_owned());
+        let greeting = greet(Flags { required_header: header, ..slots("1") }, "10.1.2.3:1234");
+        assert!(greeting.lines[2].contains("--remote_header=x-key=<the value of"), "{greeting:?}");
+        assert!(greeting.warnings.is_empty());
+        assert!(!format!("{greeting:?}").contains("topsecret"));
+    }
+
+    #[test]
+    fn listening_everywhere_gives_an_address_that_clients_can_use() {
+        let flags = Flags { listen: Some("0.0.0.0".to_owned()), ..Flags::default() };
+        let greeting = greet(flags, "0.0.0.0:80");
+        // This machine of the test has no private address.
+        assert!(greeting.lines[2].contains("grpc://127.0.0.1:80"), "{greeting:?}");
+        let v6 = greet(Flags { listen: Some("::1".to_owned()), ..Flags::default() }, "[::1]:80");
+        assert!(v6.lines[2].contains("grpc://[::1]:80"), "{v6:?}");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_warned_of() {
+        let flags = Flags { join: Some("a:1".to_owned()), ..Flags::default() };
+        let greeting = greet(flags, "10.1.2.3:1234");
+        assert!(greeting.warnings[0].starts_with("--join does nothing yet"), "{greeting:?}");
+    }
+}

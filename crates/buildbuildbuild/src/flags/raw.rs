@@ -12,7 +12,6 @@ use clap::{Parser, Subcommand};
     version,
     about,
     rename_all = "snake_case",
-    max_term_width = 100,
     disable_help_subcommand = true,
     after_help = "\
 Flags are written --flag=value or --flag value; one dash is taken like two.
