@@ -1,1 +1,32 @@
 //! Content-addressed storage and the action cache: the seams, their layers and their tiers.
+//!
+//! Two seams, [`Cas`] and [`ActionCache`], and everything below them: tiers that hold blobs, layers that
+//! add one policy each and have the same trait as what they wrap. What a caller could want to know of
+//! the thing below travels in the answer, a [`Blob`].
+//!
+//! Promises: no byte is served whose hash was not checked when it entered; a fault is never turned into
+//! a miss; what was acknowledged is durable; every buffer has a bound.
+//!
+//! The room knows nothing of gRPC, of workers, or of who asks.
+
+mod action_cache;
+mod blob;
+mod cas;
+mod complete;
+mod error;
+mod instances;
+mod read;
+mod source;
+mod trees;
+
+pub mod zstd;
+
+pub use action_cache::{ActionCache, ActionResult};
+pub use blob::{Blob, ByteRange, Content, Encoding, PinnedFile};
+pub use cas::{Cas, CasExt};
+pub use complete::Complete;
+pub use error::{Error, Result};
+pub use instances::{Instances, Stores};
+pub use read::READ_CHUNK_BYTES;
+pub use source::{HashedFile, Source, SourceContent};
+pub use trees::{MAX_MESSAGE_BYTES, TreeCache, TreeError, Trees, Walk};
