@@ -403,6 +403,11 @@ fn endless_and_enormous_templates_end() {
     let nested = deep("{{if 1}}", "{{end}}", 500);
     assert!(matches!(Template::parse(&nested), Err(ParseError::Syntax { .. })));
     assert_eq!(give(&deep("{{if 1}}", "{{end}}", 50)), "1");
+    assert_eq!(give(&format!("{{{{ {} }}}}", deep("(print ", ")", 49))), "1");
+    let call = format!("{{{{template `t` {}}}}}", deep("(print ", ")", 10));
+    let body = "{{if 1}}".repeat(30) + &call + &"{{end}}".repeat(30);
+    let recursive = format!("{{{{define `t`}}}}{body}{{{{end}}}}{call}");
+    assert!(matches!(evaluate(&recursive, &host()), Err(Error::Eval(EvalError::TooMuch { .. }))));
     let long = "x".repeat(MAX_TEMPLATE_BYTES + 1);
     assert!(matches!(Template::parse(&long), Err(ParseError::TooLong { .. })));
     for endless in [

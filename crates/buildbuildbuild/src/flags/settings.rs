@@ -125,7 +125,6 @@ impl Settings {
         let mut notes = Vec::new();
         let host = listen_host(flags.listen.as_deref(), machine, &mut notes)?;
         let port = parse_port("port", flags.port.as_deref().unwrap_or("1234"), 0)?;
-        let autojoin_udp = check_cluster_flags(flags, machine)?;
         check_store_flags(flags)?;
         let sandbox =
             parse_choice("sandbox", flags.sandbox.as_deref(), &SANDBOXES, SandboxChoice::Auto)?;
@@ -186,7 +185,7 @@ impl Settings {
             )?,
             cores: machine.cores,
             notes,
-            not_yet: later::warnings(flags, autojoin_udp),
+            not_yet: later::warnings(flags, check_cluster_flags(flags, machine)?),
         };
         check_contradictions(flags, &settings)?;
         later::refuse_unsafe(flags)?;
