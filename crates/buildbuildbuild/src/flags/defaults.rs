@@ -95,8 +95,8 @@ pub(crate) fn cache_size_bytes(cache_dir: &Path) -> io::Result<u64> {
     }
 }
 
-/// Keeps the size for [`cache_size_bytes`]; the folder must be there. To be called once it is known
-/// that the folder is ours.
+/// Keeps the default of `--cache_size` for later starts. The folder must be there, and be known to be
+/// ours.
 ///
 /// # Errors
 /// When the file cannot be written.
