@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::digest::Function;
+use bbb_digest::Function;
+
+use crate::digest::parse_function;
 
 /// Load a Remote Execution API server, any server, and measure it: operations a second, latencies, the CPU time that
 /// the server spent on each operation, errors.
@@ -73,7 +75,7 @@ pub struct Args {
     #[arg(long, default_value = "")]
     pub(crate) instance: String,
     /// Digest function
-    #[arg(long = "digest_function", value_enum, default_value_t = Function::Sha256)]
+    #[arg(long = "digest_function", value_name = "NAME", value_parser = parse_function, default_value = "sha256")]
     pub(crate) digest_function: Function,
     /// Header that every call carries
     #[arg(long, value_name = "NAME=VALUE")]

@@ -10,9 +10,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::task::{Context, Poll};
 
 use anyhow::{Context as _, bail};
-use bazel_remote_apis::build::bazel::remote::execution::v2 as reapi;
-use bazel_remote_apis::build::bazel::semver::SemVer;
-use bazel_remote_apis::google::bytestream::{ReadRequest, WriteResponse};
+use bbb_reapi::proto::bytestream::{ReadRequest, WriteResponse};
+use bbb_reapi::proto::reapi;
+use bbb_reapi::proto::semver::SemVer;
 use bytes::Bytes;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;

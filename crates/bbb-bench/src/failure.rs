@@ -45,9 +45,7 @@ impl Failure {
     }
 
     /// Refuses a `google.rpc.Status` that is not OK.
-    pub(crate) fn check(
-        status: Option<&bazel_remote_apis::google::rpc::Status>,
-    ) -> Result<(), Self> {
+    pub(crate) fn check(status: Option<&bbb_reapi::proto::rpc::Status>) -> Result<(), Self> {
         match status {
             Some(status) if status.code != 0 => Err(Self::Status {
                 code: Code::from_i32(status.code),

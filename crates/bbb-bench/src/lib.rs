@@ -25,7 +25,6 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 pub use args::{Address, Args, Header, Size};
-pub use digest::Function;
 
 use ceiling::Ceiling;
 use client::{Client, Settings};

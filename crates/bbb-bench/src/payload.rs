@@ -11,7 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 
-use crate::digest::{Digest, Function, Hasher};
+use bbb_digest::{Function, Hasher};
+
+use crate::digest::{self, Digest, OnTheWire as _};
 use crate::failure::Failure;
 
 /// Bytes of a tail: 16 of this session, 8 of a counter, in text so that a small blob can be looked at.
@@ -124,7 +126,7 @@ impl Source {
     /// A mould for blobs of `size` bytes (at least [`TAIL_BYTES`]).
     pub(crate) fn mould(self: &Arc<Self>, texture: Texture, size: usize) -> Mould {
         let body = self.pool(texture, size.max(TAIL_BYTES) - TAIL_BYTES);
-        let mut hasher = self.function.hasher();
+        let mut hasher = Hasher::new(self.function, size.max(TAIL_BYTES) as u64);
         hasher.update(&body);
         Mould { source: Arc::clone(self), body, hasher }
     }
@@ -161,7 +163,7 @@ impl Mould {
         let tail = Bytes::copy_from_slice(&self.source.fresh());
         let mut hasher = self.hasher.clone();
         hasher.update(&tail);
-        let digest = hasher.finish(self.body.len() + tail.len());
+        let digest = digest::finish(hasher);
         Blob { digest, parts: [self.body.clone(), tail] }
     }
 

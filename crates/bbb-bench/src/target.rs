@@ -2,15 +2,15 @@
 
 use std::collections::HashSet;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::{
-    self as reapi, batch_update_blobs_request, compressor,
-};
-use bazel_remote_apis::google::bytestream::{ReadRequest, WriteResponse};
+use bbb_reapi::proto::bytestream::{ReadRequest, WriteResponse};
+use bbb_reapi::proto::reapi::{self as reapi, batch_update_blobs_request, compressor};
 use bytes::Bytes;
 use prost::Message;
 
 use crate::client::{Answer, Client, decode};
-use crate::digest::{Digest, Function};
+use bbb_digest::Function;
+
+use crate::digest::{Digest, OnTheWire as _};
 use crate::failure::Failure;
 use crate::payload::Blob;
 use crate::wire::Outgoing;

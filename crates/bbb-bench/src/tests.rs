@@ -5,12 +5,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::*;
-use bazel_remote_apis::google::bytestream::{
-    ReadRequest, ReadResponse, WriteRequest, WriteResponse,
-};
-use bazel_remote_apis::google::longrunning::{Operation, operation};
-use bazel_remote_apis::google::protobuf::Any;
+use bbb_reapi::proto::bytestream::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+use bbb_reapi::proto::longrunning::{Operation, operation};
+use bbb_reapi::proto::protobuf::Any;
+use bbb_reapi::proto::reapi::*;
 use bytes::{Bytes, BytesMut};
 use clap::Parser;
 use http_body_util::{BodyExt, StreamBody};
@@ -21,12 +19,13 @@ use tokio::task::JoinSet;
 
 use crate::args::Args;
 use crate::client::{Client, Settings};
-use crate::digest::Function;
+use crate::digest::OnTheWire as _;
 use crate::drive::{self, Plan};
 use crate::payload::Source;
 use crate::target::{Speech, Target};
 use crate::wire::Messages;
 use crate::workloads;
+use bbb_digest::Function;
 
 #[derive(Parser)]
 struct Options {

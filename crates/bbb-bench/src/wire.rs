@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bazel_remote_apis::google::bytestream::WriteRequest;
+use bbb_reapi::proto::bytestream::WriteRequest;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use prost::Message;

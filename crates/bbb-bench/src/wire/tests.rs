@@ -1,4 +1,4 @@
-use bazel_remote_apis::google::bytestream::ReadResponse;
+use bbb_reapi::proto::bytestream::ReadResponse;
 use proptest::prelude::*;
 
 use super::*;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::{
+use bbb_reapi::proto::reapi::{
     self as reapi, Action, ActionResult, Command, Directory, ExecutedActionMetadata, OutputFile,
 };
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use prost::Message;
 
 use super::{Needs, Row};
 use crate::digest::Digest;
+use crate::digest::OnTheWire as _;
 use crate::drive::{Calls, Plan, Workload};
 use crate::failure::Failure;
 use crate::payload::{Blob, Source};

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::{
-    self as reapi, batch_read_blobs_response, compressor,
-};
+use bbb_reapi::proto::reapi::{self as reapi, batch_read_blobs_response, compressor};
 use bytes::Bytes;
 use prost::Message;
 
@@ -14,6 +12,7 @@ use super::Row;
 use crate::args::Args;
 use crate::client::decode;
 use crate::digest::Digest;
+use crate::digest::OnTheWire as _;
 use crate::drive::{Calls, Plan, Workload};
 use crate::failure::Failure;
 use crate::payload::{Blob, Source, Texture};

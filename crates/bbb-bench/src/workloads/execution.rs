@@ -7,16 +7,17 @@ mod noop;
 
 use std::sync::Arc;
 
-use bazel_remote_apis::build::bazel::remote::execution::v2::{
+use bbb_reapi::proto::longrunning::{Operation, operation};
+use bbb_reapi::proto::reapi::{
     self as reapi, Action, Command, ExecuteResponse, Platform, platform::Property,
 };
-use bazel_remote_apis::google::longrunning::{Operation, operation};
 use prost::Message;
 
 use super::{Needs, Row};
 use crate::args::Args;
 use crate::client::decode;
 use crate::digest::Digest;
+use crate::digest::OnTheWire as _;
 use crate::failure::Failure;
 use crate::payload::{Blob, Source};
 use crate::target::Target;

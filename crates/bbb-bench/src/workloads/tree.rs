@@ -4,15 +4,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::{
-    self as reapi, Directory, DirectoryNode, FileNode,
-};
+use bbb_reapi::proto::reapi::{self as reapi, Directory, DirectoryNode, FileNode};
 use bytes::Bytes;
 use prost::Message;
 
 use super::Row;
 use crate::client::decode;
 use crate::digest::Digest;
+use crate::digest::OnTheWire as _;
 use crate::drive::{Calls, Plan, Workload};
 use crate::failure::Failure;
 use crate::payload::{Blob, Source};
@@ -140,7 +139,7 @@ impl GetTree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Function;
+    use bbb_digest::Function;
 
     #[test]
     fn the_tree_is_whole() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::{Directory, FileNode};
+use bbb_reapi::proto::reapi::{Directory, FileNode};
 
 use super::{Maker, execute};
 use crate::drive::{Calls, Plan, Workload};

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::{Directory, DirectoryNode, FileNode};
+use bbb_reapi::proto::reapi::{Directory, DirectoryNode, FileNode};
 use tokio::sync::OnceCell;
 
 use super::{Maker, execute, stdout};
@@ -138,8 +138,8 @@ impl Calls for InputsCalls {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Function;
     use crate::payload::Source;
+    use bbb_digest::Function;
 
     #[test]
     fn a_change_touches_one_path_only() {

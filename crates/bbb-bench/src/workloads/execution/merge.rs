@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::Directory;
+use bbb_reapi::proto::reapi::Directory;
 
 use super::{Maker, execute, stdout};
 use crate::digest::Digest;

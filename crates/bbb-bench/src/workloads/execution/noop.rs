@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bazel_remote_apis::build::bazel::remote::execution::v2::Directory;
+use bbb_reapi::proto::reapi::Directory;
 
 use super::{Maker, execute};
 use crate::digest::Digest;
