@@ -134,7 +134,7 @@ impl Launched {
             Err(reason) => return Err(reason),
         };
         let stderr = fs::read(folder.join("stderr")).unwrap_or_default();
-        let _ = fs::remove_dir_all(&folder);
+        let _ = crate::remove_tree(&folder);
         match outcome {
             Ok(exit) if exit.status == Status::Exited(0) => Ok(()),
             Ok(exit) => Err(format!(
