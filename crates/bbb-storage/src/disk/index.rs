@@ -312,6 +312,10 @@ impl Index {
                 return None;
             }
             let entry = &mut self.entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN];
+            if entry.stamp != stamp {
+                *top = Reverse((entry.stamp, slot));
+                continue;
+            }
             if entry.pins > 0 {
                 entry.stamp = next;
                 *top = Reverse((next, slot));
@@ -321,10 +325,6 @@ impl Index {
             if entry.flags & DEAD != 0 {
                 PeekMut::pop(top);
                 self.free.push(slot);
-                continue;
-            }
-            if entry.stamp != stamp {
-                *top = Reverse((entry.stamp, slot));
                 continue;
             }
             let (key, bytes) = (entry.key(), entry.charge());
@@ -410,3 +410,6 @@ impl Index {
         &mut self.entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN]
     }
 }
+
+#[cfg(test)]
+mod tests;
