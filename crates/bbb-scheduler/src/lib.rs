@@ -5,7 +5,9 @@
 //!
 //! The room knows nothing of messages, files or commands: a result is bytes to it.
 
+pub mod core;
 mod dispatch;
+mod driver;
 mod link;
 mod operation;
 mod words;
@@ -13,6 +15,7 @@ mod words;
 pub use dispatch::{
     Dispatch, DispatchError, Filter, Listing, Page, Snapshot, StageKind, Watch, WorkerState,
 };
+pub use driver::Scheduler;
 pub use link::{Assignment, HEARTBEAT_EVERY, Reporter, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{

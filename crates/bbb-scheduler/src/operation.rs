@@ -12,7 +12,7 @@ pub struct OperationState {
     /// Its name.
     pub id: OperationId,
     /// Its work.
-    pub key: ActionKey,
+    pub key: Arc<ActionKey>,
     /// The build that first asked for it; empty where that is not known.
     pub invocation: Arc<str>,
     /// The most urgent priority that anyone asked for it with.
