@@ -292,7 +292,7 @@ impl Driver {
                 match effect {
                     Effect::Tell(id, what) => {
                         let orders = self.orders.get(&id);
-                        if !orders.is_some_and(|orders| orders.try_send(what).is_ok()) {
+                        if orders.is_none_or(|orders| orders.try_send(what).is_err()) {
                             unheard.push(id);
                         }
                     }
