@@ -1,1 +1,11 @@
 //! The public gRPC services, one file each.
+//!
+//! This is the door: it reads a request once into values that cannot be wrong, hands them to the rooms
+//! below, and turns what comes back into messages. RPC messages go no lower than here.
+//!
+//! Promises: whatever a client sends, memory stays within a budget; what is malformed is refused
+//! with the field that is wrong; a fault of a store is UNAVAILABLE and never NOT_FOUND.
+//!
+//! The room knows nothing of files, of buckets, of how actions are run, or of other nodes.
+
+pub mod status;
