@@ -12,9 +12,9 @@ use async_trait::async_trait;
 
 use crate::error::{Error, StartError};
 use crate::launcher::mounts;
-use crate::link::{Answer, Link};
+use crate::link::{Answer, Facts, Link};
 use crate::message::{Ending, Order, Settings};
-use crate::probe::{Probe, SYSTEM_FOLDERS};
+use crate::probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 use crate::request::{ExecRoot, Exit, Request, Staging, Status, Usage};
 use crate::{Config, Mode, Sandbox};
 
@@ -90,12 +90,18 @@ impl Launched {
         };
         let link = start_link(&config, &settings).await?;
         let mut notes = notes;
-        notes.extend_from_slice(link.notes());
+        let facts = link.facts().clone();
+        notes.extend(facts.notes.iter().cloned());
         let mode = if namespaces { Mode::Namespaces } else { Mode::None };
         let mut launched = Launched {
             config,
             settings,
-            probe: Probe { mode, staging: Staging::Plain, notes },
+            probe: Probe {
+                mode,
+                staging: Staging::Plain,
+                limits: enforcement(&facts, namespaces),
+                notes,
+            },
             next: AtomicU64::new(1),
             link: tokio::sync::Mutex::new(Arc::new(link)),
         };
@@ -128,7 +134,7 @@ impl Launched {
             Err(reason) => return Err(reason),
         };
         let stderr = fs::read(folder.join("stderr")).unwrap_or_default();
-        let _ = fs::remove_dir_all(&folder);
+        let _ = crate::remove_tree(&folder);
         match outcome {
             Ok(exit) if exit.status == Status::Exited(0) => Ok(()),
             Ok(exit) => Err(format!(
@@ -176,6 +182,16 @@ impl Sandbox for Launched {
 
     fn probe(&self) -> &Probe {
         &self.probe
+    }
+}
+
+fn enforcement(facts: &Facts, namespaces: bool) -> Enforcement {
+    let or = |kept: bool, other: Enforced| if kept { Enforced::Action } else { other };
+    Enforcement {
+        memory: or(facts.memory, Enforced::Process),
+        // Without a group they are counted per user namespace.
+        processes: or(facts.processes || namespaces, Enforced::Not),
+        cpu: or(facts.cpu, Enforced::Not),
     }
 }
 

@@ -13,7 +13,7 @@
 //! `launcher::identity` for who the action is on the host). It is user and group 1000. Its root has the exec root
 //! at [`Request::mount_point`], read-only [`SYSTEM_FOLDERS`] of the host, `/tmp` from [`Request::temporary`], a new
 //! `/proc`, and `/dev` with null, zero, full, random, urandom, tty, shm (bounded), pts. Nothing else of the host is
-//! there, above all not the node's cache. No new privileges, no capability, a filter of system calls
+//! there, above all not the node's cache. `/etc/passwd` and `/etc/group` name `root`, `build` (1000) and `nobody`. No new privileges, no capability, a filter of system calls
 //! (`launcher::seccomp`), no core files. Loopback is up; the host's network is there only on request.
 //!
 //! # What it gets without namespaces ([`Mode::None`])
@@ -44,7 +44,7 @@ use async_trait::async_trait;
 
 pub use error::{Error, StartError};
 pub use launched::{Launched, start};
-pub use probe::{Probe, SYSTEM_FOLDERS};
+pub use probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 pub use request::{
     DEFAULT_GRACE, DEFAULT_MOUNT_POINT, DEFAULT_SEARCH_PATH, ExecRoot, Exit, Limits, Request,
     Staging, Status, Usage,

@@ -43,7 +43,18 @@ pub(crate) struct Link {
     frames: Sender<Vec<u8>>,
     pending: Arc<Pending>,
     process: u32,
-    notes: Vec<String>,
+    facts: Facts,
+}
+
+/// What the launcher found out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    /// What it could not have, as sentences.
+    pub(crate) notes: Vec<String>,
+    /// Whether control groups limit memory, processes, processors.
+    pub(crate) memory: bool,
+    pub(crate) processes: bool,
+    pub(crate) cpu: bool,
 }
 
 impl Link {
@@ -62,9 +73,11 @@ impl Link {
             .to_frame()
             .map_err(|_| StartError::Config("folders are too many or too long".into()))?;
         let mut child = Reaped(child);
-        let notes = match (&ours).write_all(&frame).and_then(|()| wire::read_body(&mut reports)) {
+        let facts = match (&ours).write_all(&frame).and_then(|()| wire::read_body(&mut reports)) {
             Ok(Some(body)) => match Report::from_body(&body) {
-                Ok(Report::Ready(notes)) => notes,
+                Ok(Report::Ready { notes, memory, processes, cpu }) => {
+                    Facts { notes, memory, processes, cpu }
+                }
                 Ok(Report::Failed { what, code, .. }) => {
                     return Err(StartError::Setup {
                         what,
@@ -91,12 +104,12 @@ impl Link {
             .name("sandbox-calls".into())
             .spawn(move || write(&ours, &to_write))
             .map_err(StartError::Execute)?;
-        Ok(Link { frames, pending, process, notes })
+        Ok(Link { frames, pending, process, facts })
     }
 
-    /// What the launcher could not have, as sentences.
-    pub(crate) fn notes(&self) -> &[String] {
-        &self.notes
+    /// What the launcher found out.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// The launcher's process id.
@@ -169,7 +182,7 @@ fn read(mut reports: PipeReader, pending: &Pending) {
         let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pending) = pending.as_mut() else { return };
         match report {
-            Report::Ready(_) => {}
+            Report::Ready { .. } => {}
             Report::Failed { id, what, code } => {
                 if let Some(waiting) = pending.get_mut(&id) {
                     waiting

@@ -165,8 +165,8 @@ fields!(Ending {
 /// From the launcher or one of its inits. Short: it is written to a shared pipe in one piece.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// The launcher can take orders; with sentences on what it could not have.
-    Ready(Vec<String>),
+    /// The launcher can take orders; with sentences on what it could not have, and what control groups limit.
+    Ready { notes: Vec<String>, memory: bool, processes: bool, cpu: bool },
     /// A step failed before the command ran; id 0 is the launcher itself.
     Failed { id: u64, what: String, code: i32 },
     /// The command ended, and nothing of it lives any more.
@@ -178,9 +178,12 @@ pub(crate) enum Report {
 impl Wire for Report {
     fn put(&self, to: &mut Vec<u8>) {
         match self {
-            Report::Ready(notes) => {
+            Report::Ready { notes, memory, processes, cpu } => {
                 0u8.put(to);
                 notes.put(to);
+                memory.put(to);
+                processes.put(to);
+                cpu.put(to);
             }
             Report::Failed { id, what, code } => {
                 1u8.put(to);
@@ -201,7 +204,12 @@ impl Wire for Report {
     }
     fn take(from: &mut &[u8]) -> Result<Self, Malformed> {
         match u8::take(from)? {
-            0 => Wire::take(from).map(Report::Ready),
+            0 => Ok(Report::Ready {
+                notes: Wire::take(from)?,
+                memory: Wire::take(from)?,
+                processes: Wire::take(from)?,
+                cpu: Wire::take(from)?,
+            }),
             1 => Ok(Report::Failed {
                 id: Wire::take(from)?,
                 what: Wire::take(from)?,

@@ -16,8 +16,42 @@ pub struct Probe {
     pub mode: Mode,
     /// How exec roots are to be staged.
     pub staging: Staging,
+    /// How far each limit of a request is kept.
+    pub limits: Enforcement,
     /// Why it is not better than this, as sentences without a full stop; empty if there is nothing better.
     pub notes: Vec<String>,
+}
+
+/// How far limits are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enforcement {
+    /// [`crate::Limits::memory_bytes`]; per process, it bounds the data that a process may write to.
+    pub memory: Enforced,
+    /// [`crate::Limits::processes`].
+    pub processes: Enforced,
+    /// [`crate::Limits::cpu_thousandths`].
+    pub cpu: Enforced,
+}
+
+/// How far one limit is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enforced {
+    /// For all processes of an action together.
+    Action,
+    /// For each of its processes.
+    Process,
+    /// Not at all.
+    Not,
+}
+
+impl fmt::Display for Enforced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Enforced::Action => "per action",
+            Enforced::Process => "per process",
+            Enforced::Not => "without limit",
+        })
+    }
 }
 
 impl fmt::Display for Probe {
@@ -31,6 +65,8 @@ impl fmt::Display for Probe {
             Staging::Overlay => ", exec roots are overlays",
             Staging::Plain => ", exec roots are plain folders",
         })?;
+        let Enforcement { memory, processes, cpu } = self.limits;
+        write!(f, "; memory {memory}, processes {processes}, processors {cpu}")?;
         for note in &self.notes {
             write!(f, "; {note}")?;
         }

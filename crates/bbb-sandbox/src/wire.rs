@@ -210,3 +210,6 @@ macro_rules! fields {
 }
 
 pub(crate) use fields;
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::groups::{Group, Kept};
+use super::identity;
 use crate::fault::{During, Fault, Step};
 use crate::request::{DEFAULT_SEARCH_PATH, Limits};
 use crate::sys;
@@ -37,8 +39,17 @@ pub(crate) struct Command {
     stdin: File,
     stdout: File,
     stderr: File,
-    limits: Limits,
-    filter: Option<Vec<libc::sock_filter>>,
+    walls: Walls,
+}
+
+/// What holds a command in.
+pub(crate) struct Walls {
+    pub(crate) limits: Limits,
+    /// Which limits a group keeps.
+    pub(crate) kept: Kept,
+    pub(crate) group: Option<Group>,
+    /// A filter of system calls; without it there are no namespaces.
+    pub(crate) filter: Option<Vec<libc::sock_filter>>,
 }
 
 /// Strings and the null-terminated array of pointers to them.
@@ -91,8 +102,7 @@ impl Command {
         environment: Vec<(OsString, OsString)>,
         folder: PathBuf,
         streams: Streams,
-        limits: Limits,
-        filter: Option<Vec<libc::sock_filter>>,
+        walls: Walls,
     ) -> Result<Self, Fault> {
         let name = arguments.first().cloned().unwrap_or_default();
         let candidates = candidates(&name, &environment).during(Step::Spawn)?;
@@ -110,9 +120,13 @@ impl Command {
             stdin: File::open("/dev/null").during(Step::Device)?,
             stdout: streams.stdout,
             stderr: streams.stderr,
-            limits,
-            filter,
+            walls,
         })
+    }
+
+    /// The control group it is in.
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.walls.group.as_ref()
     }
 
     /// Starts it; comes back when the program is executing, or has failed to.
@@ -133,7 +147,7 @@ impl Command {
             ));
             sys::exit(NOT_RUN);
         }
-        if let Some(filter) = &self.filter
+        if let Some(filter) = &self.walls.filter
             && let Err(fault) = sys::install_filter(filter)
         {
             self.complain(format_args!("{fault}"));
@@ -173,6 +187,9 @@ impl Command {
         rustix::stdio::dup2_stdout(self.stdout.as_fd()).during(Step::Spawn)?;
         rustix::stdio::dup2_stderr(self.stderr.as_fd()).during(Step::Spawn)?;
         sys::close_from_on_exec(3)?;
+        if let Some(group) = &self.walls.group {
+            group.enter()?;
+        }
         let limit = |resource, value: Option<u64>| match value {
             // A hard limit that is lower already stays: it is the node's own.
             Some(value) => {
@@ -184,10 +201,18 @@ impl Command {
             None => Ok(()),
         };
         limit(Resource::Core, Some(0))?;
-        limit(Resource::Nofile, self.limits.open_files)?;
+        limit(Resource::Nofile, self.walls.limits.open_files)?;
+        if !self.walls.kept.memory {
+            limit(Resource::Data, self.walls.limits.memory_bytes)?;
+        }
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         rustix::thread::set_no_new_privs(true).during(Step::ChangeIdentity)?;
-        if self.filter.is_some() {
+        if self.walls.filter.is_some() {
+            if let Some(count) = self.walls.limits.processes.filter(|_| !self.walls.kept.processes)
+            {
+                identity::count_alone()?;
+                limit(Resource::Nproc, Some(u64::from(count)))?;
+            }
             let none = CapabilitySet::empty();
             let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
             rustix::thread::set_capabilities(None, sets).during(Step::ChangeIdentity)?;

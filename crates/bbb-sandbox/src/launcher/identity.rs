@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::mount::OpenTreeFlags;
-use rustix::process::{Pid, Signal};
+use rustix::process::{DumpableBehavior, Pid, Signal};
 
 use crate::fault::{During, Fault, Step};
 use crate::sys::{self, Forked};
@@ -128,6 +128,23 @@ fn describe_namespace(pid: Pid, map: &str, step: Step) -> Result<OwnedFd, Fault>
     write_map(&pid, "uid_map", map)?;
     write_map(&pid, "gid_map", map)?;
     fs::File::open(format!("/proc/{pid}/ns/user")).map(OwnedFd::from).during(step)
+}
+
+/// Moves this process into a user namespace of its own, in which it stays who it is.
+///
+/// The kernel counts processes per user and namespace: so a limit on their number meets this action only.
+pub(crate) fn count_alone() -> Result<(), Fault> {
+    sys::unshare(libc::CLONE_NEWUSER, Step::UserNamespace)?;
+    // Only the maps of a process that could be dumped are its own to write. It shares its memory with the init, for
+    // which this changes nothing that the action could use: it has no process yet, nor ever the init's capabilities.
+    let dumpable = rustix::process::set_dumpable_behavior;
+    dumpable(DumpableBehavior::Dumpable).during(Step::IdMap)?;
+    let map = format!("{ACTION_ID} {ACTION_ID} 1");
+    let mapped = write_map("self", "setgroups", "deny")
+        .and_then(|()| write_map("self", "uid_map", &map))
+        .and_then(|()| write_map("self", "gid_map", &map));
+    dumpable(DumpableBehavior::NotDumpable).during(Step::IdMap)?;
+    mapped
 }
 
 fn write_map(process: &str, file: &str, content: &str) -> Result<(), Fault> {

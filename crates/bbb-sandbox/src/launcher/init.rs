@@ -4,15 +4,17 @@
 //! it is the reaper of the action's orphans, and kills whatever it finds below itself until nothing is left.
 
 use std::io::{PipeWriter, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{DumpableBehavior, Signal};
 
-use super::command::{Command, Streams};
+use super::command::{Command, Streams, Walls};
+use super::groups::Group;
 use super::template::Template;
 use super::tree::{Tree, Waited};
-use super::{Stage, mounts, network, seccomp};
+use super::{Stage, mounts, seccomp};
 use crate::fault::{During, Fault, Step};
 use crate::message::{Ending, Order, Report};
 use crate::sys;
@@ -21,11 +23,18 @@ use crate::wire::Wire;
 /// Host name inside of a sandbox.
 const HOST_NAME: &[u8] = b"localhost";
 
+/// What the launcher hands to one init.
+pub(crate) struct Given {
+    pub(crate) group: Option<Group>,
+    /// A network that was used before; without it, a new one is made.
+    pub(crate) network: Option<OwnedFd>,
+}
+
 /// Runs `order` to its end.
-pub(crate) fn run(order: Order, stage: &Stage, reports: &PipeWriter) -> ! {
+pub(crate) fn run(order: Order, stage: &Stage, given: Given, reports: &PipeWriter) -> ! {
     let id = order.id;
-    let report = match prepare(order, stage) {
-        Ok(prepared) => match supervise(prepared, stage.template.is_some()) {
+    let report = match prepare(order, stage, given) {
+        Ok(prepared) => match supervise(prepared, stage) {
             Ok(Some(ending)) => Report::Ended { id, ending: Box::new(ending) },
             Ok(None) => sys::exit(0),
             Err(fault) => failed(id, &fault),
@@ -54,47 +63,65 @@ pub(crate) fn send(report: &Report, mut reports: &PipeWriter) {
 
 struct Prepared {
     command: Command,
+    network: Option<OwnedFd>,
     timeout: Option<Duration>,
     grace: Duration,
 }
 
-fn prepare(order: Order, stage: &Stage) -> Result<Prepared, Fault> {
+fn prepare(order: Order, stage: &Stage, given: Given) -> Result<Prepared, Fault> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .during(Step::ChangeIdentity)?;
     let death = if stage.template.is_some() { Signal::KILL } else { Signal::TERM };
     rustix::process::set_parent_process_death_signal(Some(death)).during(Step::DeathSignal)?;
     stage.check_launcher()?;
-    let (streams, folder, filter) = match &stage.template {
-        Some(template) => isolate(&order, template, stage)?,
+    let Isolated { streams, folder, filter, network } = match &stage.template {
+        Some(template) => isolate(&order, template, stage, given.network)?,
         None => {
             rustix::process::setsid().during(Step::Spawn)?;
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
                 .during(Step::ChildSubreaper)?;
-            (Streams::open(&order.stdout, &order.stderr)?, order.root.plain()?.to_owned(), None)
+            let streams = Streams::open(&order.stdout, &order.stderr)?;
+            Isolated {
+                streams,
+                folder: order.root.plain()?.to_owned(),
+                filter: None,
+                network: None,
+            }
         }
     };
     let folder = folder.join(&order.working_directory);
-    let command =
-        Command::new(order.arguments, order.environment, folder, streams, order.limits, filter)?;
-    Ok(Prepared { command, timeout: order.timeout, grace: order.grace })
+    let walls = Walls { limits: order.limits, kept: stage.kept, group: given.group, filter };
+    let command = Command::new(order.arguments, order.environment, folder, streams, walls)?;
+    Ok(Prepared { command, network, timeout: order.timeout, grace: order.grace })
 }
 
-type Isolated = (Streams, PathBuf, Option<Vec<libc::sock_filter>>);
+/// What is left to hand to the command after its walls stand.
+struct Isolated {
+    streams: Streams,
+    folder: PathBuf,
+    filter: Option<Vec<libc::sock_filter>>,
+    network: Option<OwnedFd>,
+}
 
-fn isolate(order: &Order, template: &Template, stage: &Stage) -> Result<Isolated, Fault> {
+fn isolate(
+    order: &Order,
+    template: &Template,
+    stage: &Stage,
+    network: Option<OwnedFd>,
+) -> Result<Isolated, Fault> {
     sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS, Step::Namespaces)?;
-    if !order.network {
-        network::isolate()?;
-    }
+    let network = if order.network { None } else { Some(stage.networks.enter(network)?) };
     rustix::system::sethostname(HOST_NAME).during(Step::HostName)?;
     let streams =
         Streams::open(&template.locate(&order.stdout)?, &template.locate(&order.stderr)?)?;
     mounts::add(order, template, stage.shared_memory_bytes)?;
-    Ok((streams, order.mount_point.clone(), Some(seccomp::filter())))
+    let filter = Some(seccomp::filter());
+    Ok(Isolated { streams, folder: order.mount_point.clone(), filter, network })
 }
 
 /// Runs the command and ends its tree; `None` if the run was cancelled.
-fn supervise(prepared: Prepared, is_namespace: bool) -> Result<Option<Ending>, Fault> {
+fn supervise(prepared: Prepared, stage: &Stage) -> Result<Option<Ending>, Fault> {
+    let is_namespace = stage.template.is_some();
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let start = Instant::now();
     let main = prepared.command.spawn()?;
@@ -113,20 +140,24 @@ fn supervise(prepared: Prepared, is_namespace: bool) -> Result<Option<Ending>, F
     if waited == Waited::Stopped {
         return Ok(None);
     }
+    if let Some(network) = &prepared.network {
+        stage.networks.give_back(network);
+    }
     let usage = sys::children_usage();
+    let group = prepared.command.group();
     let time = |time: libc::timeval| {
         Duration::from_secs(number(time.tv_sec)) + Duration::from_micros(number(time.tv_usec))
     };
     Ok(Some(Ending {
         wait_status: tree.main_status.unwrap_or(Signal::KILL.as_raw()),
         timed_out,
-        out_of_memory: false,
+        out_of_memory: group.is_some_and(Group::ran_out_of_memory),
         started,
         wall,
         user: time(usage.ru_utime),
         system: time(usage.ru_stime),
         max_rss_bytes: number(usage.ru_maxrss) * 1024,
-        peak_memory_bytes: None,
+        peak_memory_bytes: group.and_then(Group::peak_bytes),
         // The kernel counts in units of 512 bytes.
         read_bytes: number(usage.ru_inblock) * 512,
         written_bytes: number(usage.ru_oublock) * 512,

@@ -10,6 +10,7 @@
 //! with `mounts`, `network` and `seccomp` for its walls, `command` for the program, `tree` for its end.
 
 mod command;
+mod groups;
 mod identity;
 mod init;
 pub(crate) mod mounts;
@@ -32,6 +33,8 @@ use crate::fault::{During, Fault, Step};
 use crate::message::{Call, Order, Report, Settings};
 use crate::sys::{self, Forked};
 use crate::wire::{self, Wire};
+use groups::{Group, Groups, Kept};
+use network::Networks;
 use template::Template;
 
 /// The hidden first argument with which a binary becomes a launcher.
@@ -65,19 +68,31 @@ pub(crate) struct Stage {
     /// The file system to start from; without it there are no namespaces.
     pub(crate) template: Option<Template>,
     pub(crate) shared_memory_bytes: u64,
+    pub(crate) networks: Networks,
+    /// What control groups can limit.
+    pub(crate) kept: Kept,
     /// Ends when the launcher does: an init that starts just then would miss the signal of it.
     alive: OwnedFd,
     alive_here: Option<OwnedFd>,
 }
 
 impl Stage {
-    fn new(settings: &Settings) -> Result<Self, Fault> {
-        let template = if settings.namespaces { Some(Template::enter(settings)?) } else { None };
+    fn new(settings: &Settings, kept: Kept) -> Result<Self, Fault> {
+        let template = if settings.namespaces {
+            Some(Template::enter(settings)?)
+        } else {
+            // What an init that was killed leaves behind comes here.
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+                .during(Step::ChildSubreaper)?;
+            None
+        };
         let (alive, here) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during(Step::DeathSignal)?;
         Ok(Stage {
             template,
             shared_memory_bytes: settings.shared_memory_bytes,
+            networks: Networks::new()?,
+            kept,
             alive,
             alive_here: Some(here),
         })
@@ -110,13 +125,16 @@ fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
                 ));
             }
         };
-        let stage = Stage::new(&settings)?;
+        let groups = Groups::start();
+        let kept = groups.as_ref().map(|groups| groups.kept).unwrap_or_default();
+        let stage = Stage::new(&settings, kept)?;
         calls.set_nonblocking(true).during(Step::ReadSocket)?;
         let signals = sys::signal_descriptor()?;
         let notes =
             stage.template.as_ref().map(|template| template.notes.clone()).unwrap_or_default();
-        init::send(&Report::Ready(notes), &reports);
-        Launcher { calls, reports: &reports, signals, stage, running: HashMap::new() }.run()
+        let Kept { memory, processes, cpu } = kept;
+        init::send(&Report::Ready { notes, memory, processes, cpu }, &reports);
+        Launcher { calls, reports: &reports, signals, stage, groups, running: HashMap::new() }.run()
     });
     match outcome {
         Ok(()) => 0,
@@ -141,13 +159,20 @@ fn quiet() -> Result<(), Fault> {
     sys::close_from_on_exec(3)
 }
 
+/// The number of an action, and the group it is in.
+struct Running {
+    id: u64,
+    group: Option<Group>,
+}
+
 struct Launcher<'a> {
     calls: UnixStream,
     reports: &'a PipeWriter,
     signals: OwnedFd,
     stage: Stage,
-    /// Inits by process, with the number of what they run.
-    running: HashMap<Pid, u64>,
+    groups: Option<Groups>,
+    /// Inits by process, with what they run.
+    running: HashMap<Pid, Running>,
 }
 
 impl Launcher<'_> {
@@ -195,7 +220,7 @@ impl Launcher<'_> {
             Call::Cancel(id) => {
                 let signal =
                     if self.stage.template.is_some() { Signal::KILL } else { Signal::TERM };
-                for (pid, _) in self.running.iter().filter(|(_, running)| **running == id) {
+                for (pid, _) in self.running.iter().filter(|(_, running)| running.id == id) {
                     let _ = rustix::process::kill_process(*pid, signal);
                 }
             }
@@ -213,16 +238,33 @@ impl Launcher<'_> {
                 libc::CLONE_NEWPID
             }
         };
+        let group = match self.take_group(&order) {
+            Ok(group) => group,
+            Err(fault) => return self.refuse(id, &fault),
+        };
+        self.stage.networks.collect();
+        let has_own = self.stage.template.is_some() && !order.network;
+        let network = if has_own { self.stage.networks.take() } else { None };
         match sys::fork(namespaces) {
             Ok(Forked::Child) => {
                 self.stage.alive_here = None;
-                init::run(order, &self.stage, self.reports)
+                init::run(order, &self.stage, init::Given { group, network }, self.reports)
             }
             Ok(Forked::Parent(pid)) => {
-                self.running.insert(pid, id);
+                self.running.insert(pid, Running { id, group });
             }
             Err(fault) => self.refuse(id, &fault),
         }
+    }
+
+    fn take_group(&mut self, order: &Order) -> Result<Option<Group>, Fault> {
+        let Some(groups) = self.groups.as_mut().filter(|groups| groups.are_needed(&order.limits))
+        else {
+            return Ok(None);
+        };
+        let mut group = groups.take()?;
+        group.limit(&order.limits)?;
+        Ok(Some(group))
     }
 
     fn refuse(&self, id: u64, fault: &Fault) {
@@ -232,9 +274,29 @@ impl Launcher<'_> {
 
     /// Takes in all inits that have ended.
     fn reap(&mut self) {
+        let mut gone = Vec::new();
         while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if let Some(id) = self.running.remove(&pid) {
-                init::send(&Report::Gone(id), self.reports);
+            gone.extend(self.running.remove(&pid));
+        }
+        if self.stage.template.is_none() {
+            self.kill_strays();
+        }
+        for Running { id, group } in gone {
+            init::send(&Report::Gone(id), self.reports);
+            if let (Some(groups), Some(group)) = (&mut self.groups, group) {
+                groups.put(group);
+            }
+        }
+    }
+
+    /// Kills what lost its init to a signal: without namespaces an action can do that to itself.
+    fn kill_strays(&self) {
+        for pid in tree::children(rustix::process::getpid()) {
+            let is_known = self.running.contains_key(&pid)
+                || self.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid));
+            if !is_known {
+                tree::signal_descendants(pid, Signal::KILL);
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
             }
         }
     }
@@ -245,7 +307,15 @@ impl Launcher<'_> {
         for pid in self.running.keys() {
             let _ = rustix::process::kill_process(*pid, signal);
         }
-        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
+        // The keeper ends when its socket does.
+        let keeper = self.groups.take();
+        drop(keeper);
+        while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::empty()) {
+            self.running.remove(&pid);
+            if self.stage.template.is_none() {
+                self.kill_strays();
+            }
+        }
     }
 }
 

@@ -41,6 +41,18 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 const SECRETS: [&str; 6] =
     ["etc/shadow", "etc/shadow-", "etc/gshadow", "etc/gshadow-", "etc/ssh", "etc/ssl/private"];
 
+/// Names the servers that are asked for host names.
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// Shown instead of the host's, so that an action has a name and the same one everywhere.
+const ACCOUNTS: [(&str, &str); 2] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/:/bin/sh\nbuild:x:1000:1000:build:/build:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    ),
+    ("etc/group", "root:x:0:\nbuild:x:1000:\nnogroup:x:65534:\n"),
+];
+
 /// The finished file system.
 pub(crate) struct Template {
     folders: Vec<PathBuf>,
@@ -149,7 +161,11 @@ enum System {
 impl Sources {
     fn open(settings: &Settings, folders: Vec<Folder>) -> Result<Self, Fault> {
         let mut system = Vec::new();
-        for path in &settings.system_folders {
+        // Often a link to where no system folder is; without it an action with network finds no host by name.
+        let resolver = fs::canonicalize(RESOLVER)
+            .ok()
+            .filter(|path| !settings.system_folders.iter().any(|folder| path.starts_with(folder)));
+        for path in settings.system_folders.iter().chain(&resolver) {
             let Ok(found) = fs::symlink_metadata(path) else { continue };
             let source = if found.is_symlink() {
                 System::Link(fs::read_link(path).during(Step::SystemFolder)?)
@@ -192,6 +208,7 @@ fn furnish(base: &Path, sources: &Sources, is_host_root: bool) -> Result<(), Fau
     // Absolute links are fine: they are followed in the finished root.
     let _ = symlink("/tmp", base.join("var/tmp"));
     furnish_dev(&base.join("dev"))?;
+    show_accounts(base)?;
     let proc = base.join("proc");
     rustix::mount::mount_bind_recursive("/proc", &proc).during(Step::MountProc)?;
     if is_host_root {
@@ -268,6 +285,21 @@ fn furnish_dev(dev: &Path) -> Result<(), Fault> {
     }
     for folder in ["shm", "pts"] {
         make_folder(&dev.join(folder))?;
+    }
+    Ok(())
+}
+
+fn show_accounts(base: &Path) -> Result<(), Fault> {
+    for (path, content) in ACCOUNTS {
+        let target = base.join(path);
+        if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file()) {
+            let source = base.join("run/account");
+            fs::write(&source, content).during(Step::SystemFolder)?;
+            rustix::mount::mount_bind(&source, &target).during(Step::SystemFolder)?;
+            set_attributes(&target, false, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+            // The mount keeps it.
+            fs::remove_file(&source).during(Step::SystemFolder)?;
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@
 )]
 
 mod ending;
+mod limits;
 mod rig;
 mod running;
 mod unprivileged;
