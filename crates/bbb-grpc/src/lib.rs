@@ -8,4 +8,6 @@
 //!
 //! The room knows nothing of files, of buckets, of how actions are run, or of other nodes.
 
+pub mod execution;
+pub mod operations;
 pub mod status;
