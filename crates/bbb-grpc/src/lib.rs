@@ -3,11 +3,27 @@
 //! This is the door: it reads a request once into values that cannot be wrong, hands them to the rooms
 //! below, and turns what comes back into messages. RPC messages go no lower than here.
 //!
-//! Promises: whatever a client sends, memory stays within a budget; what is malformed is refused
+//! Promises: whatever a client sends, memory stays within a [`Budget`]; what is malformed is refused
 //! with the field that is wrong; a fault of a store is UNAVAILABLE and never NOT_FOUND.
 //!
 //! The room knows nothing of files, of buckets, of how actions are run, or of other nodes.
 
+pub mod action_cache;
+pub mod asset;
+pub mod bytestream;
+pub mod capabilities;
+pub mod cas;
+mod door;
 pub mod execution;
+pub mod limits;
 pub mod operations;
+mod request_metadata;
+mod required_header;
+mod server;
 pub mod status;
+pub mod wire;
+
+pub use door::Door;
+pub use limits::{Budget, Reservation};
+pub use required_header::{RequiredHeader, RequiredHeaderError};
+pub use server::{Doors, Settings};

@@ -65,10 +65,10 @@ impl IntoStatus for Error {
             Self::Incomplete(missing) => missing_inputs(&missing),
             Self::Mismatch { .. } => Invalid::new("data", message).into_status(),
             Self::Unreadable { .. } => Invalid::new("data", message).into_status(),
-            Self::BrokenOff { source, .. } => match Status::try_from_error(Box::new(source)) {
+            Self::BrokenOff { source, .. } => match source.downcast::<Status>() {
                 // The sender's side may have said itself what was wrong.
                 Ok(status) => status,
-                Err(error) => Status::new(Code::Aborted, cut(format!("{message}: {error}"))),
+                Err(error) => aborted(format!("{message}: {error}")),
             },
             Self::Full { .. } => exhausted("storage", message),
             Self::Unavailable { source, .. } => {

@@ -1,0 +1,249 @@
+//! Blobs by chunks: `GetChunkMapping` and `RegisterChunkMapping`, and their deprecated unary forms
+//! `SplitBlob` and `SpliceBlob`.
+//!
+//! Mappings are not remembered: where a blob is cut follows from its bytes, so that every node and every
+//! client that cuts by FastCDC 2020 comes to the same chunks. A mapping that a client registers serves to
+//! put the blob together; the blob is stored as any other, its digest checked.
+
+use std::{io, sync::Arc};
+
+use bbb_digest::{Digest, Function};
+use bbb_reapi::{
+    Invalid, ToProto as _, digest,
+    proto::reapi::{self, chunking_function, digest_function},
+    requested_function, required_digest,
+};
+use bbb_storage::{ByteRange, Cas, Encoding, Error, Source, SourceContent};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use prost::Message as _;
+use tokio::task;
+use tonic::Status;
+
+use super::fastcdc::Cutter;
+use crate::{
+    Door,
+    door::undecodable,
+    status::{IntoStatus as _, internal, not_found},
+    wire::{Message, Request, Requests, Response, streaming, unary},
+};
+
+/// How many chunks stand in one message: some 80 bytes each, well below what clients take.
+const CHUNKS_PER_MESSAGE: usize = 10_000;
+
+/// How many chunks a blob may be put together from: 100 GB of chunks of the announced size.
+const MAX_CHUNKS: usize = 200_000;
+
+/// How many chunks are read ahead while a blob is put together.
+const CONCURRENT_CHUNKS: usize = 4;
+
+const FAST_CDC_2020: i32 = chunking_function::Value::FastCdc2020 as i32;
+
+/// Answers a call of `SplitBlob`.
+pub(super) async fn split(door: Arc<Door>, request: Request) -> Response {
+    door.wire
+        .unary(request, async |message| {
+            let request = reapi::SplitBlobRequest::decode(message).map_err(undecodable)?;
+            let function =
+                requested_function(request.digest_function, request.blob_digest.as_ref())
+                    .map_err(|error| error.into_status())?;
+            let cas = door.stores(&request.instance_name)?.cas;
+            let blob = blob_digest(function, request.blob_digest.as_ref())?;
+            let chunks = chunks_of(cas, blob).await?;
+            let response = reapi::SplitBlobResponse {
+                chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
+                chunking_function: FAST_CDC_2020,
+            };
+            Ok(Message::encoded(&response.encode_to_vec()))
+        })
+        .await
+}
+
+/// Answers a call of `GetChunkMapping`.
+pub(super) async fn get_mapping(door: Arc<Door>, request: Request) -> Response {
+    door.wire
+        .one_message(request, async |message, deadline| {
+            let request = reapi::GetChunkMappingRequest::decode(message).map_err(undecodable)?;
+            let function = named_function(request.digest_function)?;
+            let cas = door.stores(&request.instance_name)?.cas;
+            let blob = blob_digest(function, request.blob_digest.as_ref())?;
+            let chunks = chunks_of(cas, blob).await?;
+            let messages: Vec<_> =
+                chunks.chunks(CHUNKS_PER_MESSAGE).enumerate().map(mapping).collect();
+            Ok(streaming(stream::iter(messages), deadline))
+        })
+        .await
+}
+
+fn mapping((index, chunks): (usize, &[Digest])) -> Result<Message, Status> {
+    let response = reapi::GetChunkMappingResponse {
+        chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
+        chunking_function: if index == 0 { FAST_CDC_2020 } else { 0 },
+    };
+    Ok(Message::encoded(&response.encode_to_vec()))
+}
+
+/// Answers a call of `SpliceBlob`.
+pub(super) async fn splice(door: Arc<Door>, request: Request) -> Response {
+    door.wire
+        .unary(request, async |message| {
+            let request = reapi::SpliceBlobRequest::decode(message).map_err(undecodable)?;
+            let function =
+                requested_function(request.digest_function, request.blob_digest.as_ref())
+                    .map_err(|error| error.into_status())?;
+            let cas = door.stores(&request.instance_name)?.cas;
+            let mut splice = Splice::new(&door, function, request.blob_digest.as_ref())?;
+            splice.extend(&request.chunk_digests).map_err(|error| error.into_status())?;
+            let blob_digest = Some(splice.store(cas).await?.to_proto());
+            let response = reapi::SpliceBlobResponse { blob_digest };
+            Ok(Message::encoded(&response.encode_to_vec()))
+        })
+        .await
+}
+
+/// Answers a call of `RegisterChunkMapping`.
+pub(super) async fn register_mapping(door: Arc<Door>, request: Request) -> Response {
+    door.wire
+        .stream(request, async |mut requests, _| {
+            let Some(first) = next(&mut requests).await? else {
+                return Err(
+                    Invalid::new("message", "is missing: the stream is empty").into_status()
+                );
+            };
+            let function = named_function(first.digest_function)?;
+            let cas = door.stores(&first.instance_name)?.cas;
+            let mut splice = Splice::new(&door, function, first.blob_digest.as_ref())?;
+            splice.extend(&first.chunk_digests).map_err(|error| error.into_status())?;
+            while let Some(more) = next(&mut requests).await? {
+                splice.extend(&more.chunk_digests).map_err(|error| error.into_status())?;
+            }
+            splice.store(cas).await?;
+            let response = reapi::RegisterChunkMappingResponse::default();
+            Ok(unary(Message::encoded(&response.encode_to_vec())))
+        })
+        .await
+}
+
+async fn next(
+    requests: &mut Requests,
+) -> Result<Option<reapi::RegisterChunkMappingRequest>, Status> {
+    let message = requests.next_message().await?;
+    let decoded = message.map(reapi::RegisterChunkMappingRequest::decode);
+    decoded.transpose().map_err(undecodable)
+}
+
+/// The function of a request that must name one.
+fn named_function(code: i32) -> Result<Function, Status> {
+    if code == digest_function::Value::Unknown as i32 {
+        return Err(Invalid::new("digest_function", "must be set").into_status());
+    }
+    requested_function(code, None).map_err(|error| error.into_status())
+}
+
+fn blob_digest(function: Function, wire: Option<&reapi::Digest>) -> Result<Digest, Status> {
+    required_digest(function, "blob_digest", wire).map_err(|error| error.into_status())
+}
+
+/// Cuts a blob, stores its chunks, and gives their digests in order.
+async fn chunks_of(cas: Arc<dyn Cas>, blob: Digest) -> Result<Vec<Digest>, Status> {
+    let cutter = Cutter::announced();
+    let found = cas.get(blob, ByteRange::ALL).await.map_err(|error| error.into_status())?;
+    let mut pieces = found.into_stream();
+    let mut waiting = BytesMut::new();
+    let mut chunks = Vec::new();
+    loop {
+        let piece = pieces.try_next().await.map_err(|error| error.into_status())?;
+        let ended = piece.is_none();
+        waiting.extend_from_slice(&piece.unwrap_or_default());
+        while waiting.len() >= cutter.max() || (ended && !waiting.is_empty()) {
+            let (digest, chunk, rest) = cut(cutter, blob.function(), waiting).await?;
+            waiting = rest;
+            chunks.push(digest);
+            // The only chunk of a blob is the blob.
+            if digest != blob {
+                cas.put(digest, chunk.into()).await.map_err(|error| error.into_status())?;
+            }
+        }
+        if ended {
+            return Ok(chunks);
+        }
+    }
+}
+
+/// Cuts off the first chunk and hashes it, off the reactor.
+async fn cut(
+    cutter: Cutter,
+    function: Function,
+    mut data: BytesMut,
+) -> Result<(Digest, Bytes, BytesMut), Status> {
+    let work = move || {
+        let len = cutter.cut(&data);
+        let chunk = data.split_to(len).freeze();
+        (Digest::of(function, &chunk), chunk, data)
+    };
+    let done = task::spawn_blocking(work).await;
+    done.map_err(|error| internal(format!("cutting a blob: {error}")))
+}
+
+/// A blob that is to be put together.
+struct Splice {
+    blob: Digest,
+    chunks: Vec<Digest>,
+    size_bytes: u64,
+}
+
+impl Splice {
+    fn new(door: &Door, function: Function, wire: Option<&reapi::Digest>) -> Result<Self, Status> {
+        let blob = blob_digest(function, wire)?;
+        door.check_size(&blob).map_err(|error| error.into_status())?;
+        Ok(Self { blob, chunks: Vec::new(), size_bytes: 0 })
+    }
+
+    /// Takes in the digests of the next chunks.
+    fn extend(&mut self, wire: &[reapi::Digest]) -> Result<(), Invalid> {
+        for chunk in wire {
+            let index = self.chunks.len();
+            let chunk = digest(self.blob.function(), chunk)
+                .map_err(|error| error.within(&format!("chunk_digests[{index}]")))?;
+            self.size_bytes += chunk.size_bytes();
+            if self.size_bytes > self.blob.size_bytes() || index == MAX_CHUNKS {
+                let what = "are more than the blob's size, or too many";
+                return Err(Invalid::new("chunk_digests", what));
+            }
+            self.chunks.push(chunk);
+        }
+        Ok(())
+    }
+
+    /// Puts the blob together, and stores it if its digest is right. One that is there is left alone.
+    async fn store(self, cas: Arc<dyn Cas>) -> Result<Digest, Status> {
+        let known = cas.find_missing(&[self.blob]).await;
+        if known.map_err(|error| error.into_status())?.is_empty() {
+            return Ok(self.blob);
+        }
+        if self.size_bytes != self.blob.size_bytes() {
+            let (sum, size) = (self.size_bytes, self.blob.size_bytes());
+            let what = format!("are {sum} bytes in all, but the blob has {size}");
+            return Err(Invalid::new("chunk_digests", what).into_status());
+        }
+        let absent = cas.find_missing(&self.chunks).await;
+        let absent = absent.map_err(|error| error.into_status())?;
+        if let Some(first) = absent.first() {
+            let count = absent.len();
+            return Err(not_found(format!("{count} chunks are not stored here, first {first}")));
+        }
+        let chunks = Arc::clone(&cas);
+        let pieces = stream::iter(self.chunks)
+            .map(move |chunk| {
+                let cas = Arc::clone(&chunks);
+                async move { cas.get(chunk, ByteRange::ALL).await.map(|blob| blob.into_stream()) }
+            })
+            .buffered(CONCURRENT_CHUNKS)
+            .try_flatten()
+            .map_err(|error: Error| io::Error::other(error.into_status()));
+        let content = SourceContent::Stream(pieces.boxed());
+        let source = Source { encoding: Encoding::Identity, content };
+        cas.put(self.blob, source).await.map_err(|error| error.into_status())?;
+        Ok(self.blob)
+    }
+}

@@ -1,0 +1,95 @@
+//! What bounds the memory that clients can take.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tonic::Status;
+
+use crate::status;
+
+/// The largest message that is taken, in bytes: the 4 MiB that gRPC's libraries take unless told
+/// otherwise, and room for what stands beside the data of a blob.
+pub const MAX_MESSAGE_BYTES: usize = (4 << 20) + (64 << 10);
+
+/// The largest message that is sent, in bytes: what gRPC's libraries take unless told otherwise.
+pub const MAX_REPLY_BYTES: usize = 4 << 20;
+
+/// How many bytes of blobs a batch may hold in all, as it is announced. A batch of empty or tiny blobs
+/// carries some 100 bytes beside each; the room up to [`MAX_REPLY_BYTES`] lets 5,000 of them through.
+pub const MAX_BATCH_BYTES: u64 = (4 << 20) - (512 << 10);
+
+/// The largest message of the services that carry no data, in bytes.
+pub const MAX_SMALL_MESSAGE_BYTES: usize = 64 << 10;
+
+/// How long a request waits for memory before it is told to come back.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// The unit in which memory is counted, in bytes.
+const UNIT_BYTES: u64 = 1 << 10;
+
+/// The memory that requests share. Each reserves what it needs before it reads on; who comes first is
+/// served first.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    units: Arc<Semaphore>,
+    total_units: u32,
+}
+
+/// Memory that is reserved until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Budget {
+    /// A budget of so many bytes.
+    pub fn new(bytes: u64) -> Self {
+        let total_units = u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX).max(1);
+        Self { units: Arc::new(Semaphore::new(total_units as usize)), total_units }
+    }
+
+    /// Reserves memory as soon as there is some. More than all there is counts as all there is.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if none becomes free in time.
+    pub async fn reserve(&self, bytes: u64) -> Result<Reservation, Status> {
+        // What is small is part of what any call costs.
+        if bytes <= UNIT_BYTES {
+            return Ok(Reservation { _permit: None });
+        }
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let units = units.min(self.total_units);
+        let permit = timeout(MAX_WAIT, Arc::clone(&self.units).acquire_many_owned(units)).await;
+        match permit {
+            Ok(Ok(permit)) => Ok(Reservation { _permit: Some(permit) }),
+            Ok(Err(_)) | Err(_) => {
+                Err(status::exhausted("memory", "too many requests wait for memory: try again"))
+            }
+        }
+    }
+
+    /// How many bytes are free.
+    pub fn free_bytes(&self) -> u64 {
+        self.units.available_permits() as u64 * UNIT_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_reserved_is_not_given_twice() {
+        let budget = Budget::new(10 << 10);
+        let first = budget.reserve(8 << 10).await.unwrap();
+        assert_eq!(budget.free_bytes(), 2 << 10);
+        let refused = budget.reserve(4 << 10).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop(first);
+        assert!(budget.reserve(u64::MAX).await.is_ok());
+        assert_eq!(budget.free_bytes(), 10 << 10);
+    }
+}

@@ -1,0 +1,131 @@
+use bytes::{Buf as _, Bytes};
+
+use super::Rope;
+
+/// Bytes before each message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// Cuts the body of a request into messages.
+#[derive(Debug)]
+pub struct Frames {
+    rope: Rope,
+    /// The length of the message that is awaited, once its prefix has come.
+    awaited: Option<usize>,
+    max_message_bytes: usize,
+}
+
+/// Why a body cannot be cut into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A message is compressed by gRPC.
+    #[error(
+        "messages compressed by gRPC are not supported; blobs may be compressed as zstd instead"
+    )]
+    Compressed,
+    /// The first byte of a prefix is neither 0 nor 1.
+    #[error("message begins with the flag {0}, which gRPC does not know")]
+    Flag(u8),
+    /// A message is longer than is taken.
+    #[error("message has {len} bytes, more than the {max} that are taken")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+        /// The longest that is taken.
+        max: usize,
+    },
+    /// The body ends within a message.
+    #[error("request ends within a message")]
+    BrokenOff,
+}
+
+impl Frames {
+    /// Cuts nothing yet; takes messages of at most `max_message_bytes`.
+    pub fn new(max_message_bytes: usize) -> Self {
+        Self { rope: Rope::default(), awaited: None, max_message_bytes }
+    }
+
+    /// Takes in what came next.
+    pub fn push(&mut self, piece: Bytes) {
+        self.rope.push(piece);
+    }
+
+    /// The length of the next message, where its prefix has come.
+    ///
+    /// # Errors
+    /// If the prefix announces what is not taken.
+    pub fn awaited(&mut self) -> Result<Option<usize>, FrameError> {
+        if self.awaited.is_none() && self.rope.len() >= PREFIX_BYTES {
+            let flag = self.rope.get_u8();
+            // A u32 fits into a usize on every machine that this is built for.
+            let len = self.rope.get_u32() as usize;
+            match flag {
+                0 if len > self.max_message_bytes => {
+                    return Err(FrameError::TooLong { len, max: self.max_message_bytes });
+                }
+                0 => self.awaited = Some(len),
+                1 => return Err(FrameError::Compressed),
+                flag => return Err(FrameError::Flag(flag)),
+            }
+        }
+        Ok(self.awaited)
+    }
+
+    /// The next message, where all of it has come.
+    ///
+    /// # Errors
+    /// As [`Frames::awaited`].
+    pub fn next_message(&mut self) -> Result<Option<Rope>, FrameError> {
+        match self.awaited()? {
+            Some(len) if self.rope.len() >= len => {
+                self.awaited = None;
+                Ok(Some(self.rope.split_to(len)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The body has ended.
+    ///
+    /// # Errors
+    /// If it ended within a message.
+    pub fn ended(&self) -> Result<(), FrameError> {
+        match self.rope.is_empty() && self.awaited.is_none() {
+            true => Ok(()),
+            false => Err(FrameError::BrokenOff),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(body: &[u8], len: usize) -> Result<Vec<Bytes>, FrameError> {
+        let mut frames = Frames::new(100);
+        let mut messages = Vec::new();
+        for piece in body.chunks(len) {
+            frames.push(Bytes::copy_from_slice(piece));
+            while let Some(message) = frames.next_message()? {
+                messages.push(message.into_bytes());
+            }
+        }
+        frames.ended().map(|()| messages)
+    }
+
+    #[test]
+    fn messages_do_not_depend_on_how_the_body_is_cut() {
+        let body = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\0\x02de";
+        for len in 1..body.len() {
+            assert_eq!(cut(body, len).unwrap(), ["abc", "", "de"], "{len}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_is_told() {
+        assert_eq!(cut(b"\x01\0\0\0\0", 2), Err(FrameError::Compressed));
+        assert_eq!(cut(b"\x07\0\0\0\0", 2), Err(FrameError::Flag(7)));
+        assert_eq!(cut(b"\0\0\0\0\x65", 2), Err(FrameError::TooLong { len: 101, max: 100 }));
+        assert_eq!(cut(b"\0\0\0\0\x03ab", 9), Err(FrameError::BrokenOff));
+        assert_eq!(cut(b"\0\0", 9), Err(FrameError::BrokenOff));
+    }
+}
