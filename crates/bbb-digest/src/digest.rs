@@ -70,6 +70,22 @@ impl Digest {
         Ok(Self { hash, size_bytes, function })
     }
 
+    /// A digest from the bytes of its hash, as index files keep it.
+    ///
+    /// # Errors
+    /// If the hash has not the length that `function` gives, or the size is out of range.
+    pub fn from_raw(function: Function, hash: &[u8], size_bytes: u64) -> Result<Self, DigestError> {
+        let expected = function.hash_len();
+        if hash.len() != expected {
+            let (expected, found) = (expected * 2, hash.len() * 2);
+            return Err(DigestError::HashLength { function, expected, found });
+        }
+        match size_bytes {
+            0..=MAX_BLOB_SIZE_BYTES => Ok(Self::from_hash(function, hash, size_bytes)),
+            _ => Err(DigestError::Size(i64::try_from(size_bytes).unwrap_or(i64::MAX))),
+        }
+    }
+
     /// A digest from what a hasher gave. `hash` has the length of the function's hashes.
     pub(crate) fn from_hash(function: Function, hash: &[u8], size_bytes: u64) -> Self {
         let mut padded = [0; MAX_HASH_LEN];

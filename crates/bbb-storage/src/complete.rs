@@ -19,18 +19,35 @@ impl Complete {
         Self { results, cas, trees }
     }
 
-    /// What the result needs and the CAS has not.
-    async fn missing(&self, action: Digest, result: &ActionResult) -> Result<Vec<Digest>> {
+    /// What the result needs, and what of it the CAS has not. Counts as a use of all that it has.
+    async fn look_up(&self, action: Digest, result: &ActionResult) -> Result<Needs> {
         match self.trees.closure(action, result).await {
-            Ok(closure) if closure.is_empty() => Ok(Vec::new()),
-            Ok(closure) => self.cas.find_missing(&closure).await,
-            Err(TreeError::Storage(Error::Missing(digest))) => Ok(vec![digest]),
+            Ok(needed) => {
+                let missing = self.touch(&needed).await?;
+                Ok(Needs { needed, missing })
+            }
+            Err(TreeError::Storage(Error::Missing(digest))) => {
+                Ok(Needs { needed: vec![digest], missing: vec![digest] })
+            }
             Err(TreeError::Storage(error)) => Err(error),
             Err(TreeError::Invalid { digest, invalid }) => {
                 Err(Error::Unreadable { digest, what: invalid.to_string() })
             }
         }
     }
+
+    /// Counts as a use of the blobs, and says which are not there.
+    async fn touch(&self, blobs: &[Digest]) -> Result<Vec<Digest>> {
+        match blobs.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.cas.find_missing(blobs).await,
+        }
+    }
+}
+
+struct Needs {
+    needed: Vec<Digest>,
+    missing: Vec<Digest>,
 }
 
 #[async_trait]
@@ -38,9 +55,9 @@ impl Complete {
 impl ActionCache for Complete {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
         let Some(result) = self.results.get(action).await? else { return Ok(None) };
-        match self.missing(action, &result).await {
-            Ok(missing) if missing.is_empty() => Ok(Some(result)),
-            Ok(missing) => {
+        match self.look_up(action, &result).await {
+            Ok(Needs { missing, .. }) if missing.is_empty() => Ok(Some(result)),
+            Ok(Needs { missing, .. }) => {
                 tracing::debug!(%action, missing = missing.len(), "result has lost blobs: not served");
                 Ok(None)
             }
@@ -54,11 +71,15 @@ impl ActionCache for Complete {
     }
 
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
-        let missing = self.missing(action, &result).await?;
-        match missing.is_empty() {
-            true => self.results.put(action, result).await,
-            false => Err(Error::Incomplete(missing)),
+        let Needs { needed, missing } = self.look_up(action, &result).await?;
+        if !missing.is_empty() {
+            return Err(Error::Incomplete(missing));
         }
+        self.results.put(action, result).await?;
+        // Used once more, so that a store which lets go of what was used least recently lets the result
+        // go first. What was lost meanwhile is found out when the result is asked for.
+        self.touch(&needed).await?;
+        Ok(())
     }
 }
 

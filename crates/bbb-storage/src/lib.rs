@@ -13,20 +13,26 @@ mod action_cache;
 mod blob;
 mod cas;
 mod complete;
+mod disk;
 mod error;
 mod instances;
+mod local;
 mod read;
 mod source;
 mod trees;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod zstd;
 
 pub use action_cache::{ActionCache, ActionResult};
 pub use blob::{Blob, ByteRange, Content, Encoding, PinnedFile};
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;
+pub use disk::{Disk, DiskSettings, DiskStats, OpenError, Reservation, SMALL_BLOB_BYTES};
 pub use error::{Error, Result};
 pub use instances::{Instances, Stores};
+pub use local::{LocalFile, LocalFiles};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use trees::{MAX_MESSAGE_BYTES, TreeCache, TreeError, Trees, Walk};

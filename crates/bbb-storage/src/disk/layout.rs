@@ -1,0 +1,248 @@
+//! Where things lie in the folder. This is the only place that makes a path.
+//!
+//! ```text
+//! VERSION  STATE  LOCK  snapshot
+//! cas/<instance>/<function>/<xx>/<hash>-<size>      blobs, mode 0444
+//! cas/<instance>/<function>/<xx>/<hash>-<size>.x    copies that may be executed, mode 0555
+//! ac/<instance>/<function>/<xx>/<hash>-<size>       results, by the digest of the action
+//! tmp/  trash/  scratch/
+//! ```
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bbb_digest::{Digest, Function, InstanceName};
+
+/// What is told apart under one digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// The result of an action.
+    Result = 0,
+    /// A blob.
+    Blob = 1,
+    /// A copy of a blob that may be executed.
+    Executable = 2,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Result, Self::Blob, Self::Executable];
+
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Result => "ac",
+            Self::Blob | Self::Executable => "cas",
+        }
+    }
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Result | Self::Blob => "",
+            Self::Executable => ".x",
+        }
+    }
+}
+
+/// The folders that hold entries, results first.
+pub(super) const ENTRY_FOLDERS: [&str; 2] = ["ac", "cas"];
+
+/// The longest escaped instance name that stands as it is; longer ones are cut and hashed.
+const MAX_SEGMENT_LEN: usize = 180;
+
+/// The folder and the way from it to everything.
+#[derive(Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+    temporary: AtomicU64,
+}
+
+impl Layout {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root, temporary: AtomicU64::new(0) }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn version(&self) -> PathBuf {
+        self.root.join("VERSION")
+    }
+
+    pub(super) fn state(&self) -> PathBuf {
+        self.root.join("STATE")
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join("LOCK")
+    }
+
+    pub(super) fn snapshot(&self) -> PathBuf {
+        self.root.join("snapshot")
+    }
+
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.root.join("scratch")
+    }
+
+    pub(super) fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(super) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    /// A path for a temporary file that nobody else was given since this process opened the folder.
+    pub(super) fn temporary(&self) -> PathBuf {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        self.root.join("tmp").join(number.to_string())
+    }
+
+    /// Where an entry lies. `instance` is a segment that [`segment`] made.
+    pub(super) fn entry(&self, instance: &str, kind: Kind, digest: Digest) -> PathBuf {
+        let hex = digest.hex();
+        let hex = hex.as_str();
+        let root = self.root.as_os_str();
+        let mut path = String::with_capacity(64 + instance.len() + hex.len());
+        let function = digest.function();
+        let (folder, suffix) = (kind.folder(), kind.suffix());
+        // Writing to a string cannot fail.
+        let _ = write!(
+            path,
+            "{folder}/{instance}/{function}/{}/{hex}-{}",
+            &hex[..2],
+            digest.size_bytes()
+        );
+        path.push_str(suffix);
+        let mut whole = PathBuf::with_capacity(root.len() + 1 + path.len());
+        whole.push(root);
+        whole.push(path);
+        whole
+    }
+}
+
+/// The digest and kind that a file name in the folder of a function stands for.
+pub(super) fn parse_name(folder: &str, function: Function, name: &str) -> Option<(Kind, Digest)> {
+    let (kind, stem) = match (folder, name.strip_suffix(Kind::Executable.suffix())) {
+        ("cas", Some(stem)) => (Kind::Executable, stem),
+        ("cas", None) => (Kind::Blob, name),
+        ("ac", None) => (Kind::Result, name),
+        _ => return None,
+    };
+    let (hex, size) = stem.split_once('-')?;
+    // Only the one way in which a size is written is ours: no sign, no leading zeros.
+    let size_bytes: i64 = size.parse().ok().filter(|parsed: &i64| parsed.to_string() == size)?;
+    Some((kind, Digest::parse(function, hex, size_bytes).ok()?))
+}
+
+/// An instance's name as one segment of a path.
+///
+/// Different names give different segments: bytes other than letters, digits, `_`, `-` and inner dots
+/// stand as `%` and two hexadecimal digits; the empty name is a lone `%`; a name that gets too long
+/// ends in `%~` and its SHA-256, which no escape can look like.
+pub(super) fn segment(instance: &InstanceName) -> String {
+    let name = instance.as_str();
+    if name.is_empty() {
+        return "%".to_owned();
+    }
+    let mut segment = String::with_capacity(name.len());
+    for (at, byte) in name.bytes().enumerate() {
+        let plain =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || byte == b'.' && at > 0;
+        match plain {
+            true => segment.push(char::from(byte)),
+            // Writing to a string cannot fail.
+            false => drop(write!(segment, "%{byte:02X}")),
+        }
+    }
+    if segment.len() > MAX_SEGMENT_LEN {
+        segment.truncate(MAX_SEGMENT_LEN - 66);
+        segment.push_str("%~");
+        segment.push_str(Digest::of(Function::Sha256, name.as_bytes()).hex().as_str());
+    }
+    segment
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_that_look_alike_get_folders_of_their_own() {
+        let long = |end: char| "ä".repeat(127) + &end.to_string();
+        let names = [
+            "",
+            "a",
+            "A",
+            "a/b",
+            "a%2Fb",
+            "%",
+            "%25",
+            ".a",
+            "a.",
+            "...",
+            "a~",
+            &long('x'),
+            &long('y'),
+        ];
+        let mut seen = HashMap::new();
+        for name in names {
+            let segment = segment(&name.parse().unwrap());
+            assert!(
+                segment.len() <= MAX_SEGMENT_LEN
+                    && !segment.contains('/')
+                    && !segment.starts_with('.')
+            );
+            assert_eq!(seen.insert(segment, name), None);
+        }
+    }
+
+    #[test]
+    fn a_name_is_read_back_as_what_it_was_made_of() {
+        let layout = Layout::new("/store".into());
+        for function in Function::ALL {
+            for kind in Kind::ALL {
+                let digest = Digest::of(function, b"hello");
+                let path = layout.entry("%", kind, digest);
+                let folder = path.strip_prefix("/store").unwrap().iter().next().unwrap();
+                let name = path.file_name().unwrap().to_str().unwrap();
+                let parsed = parse_name(folder.to_str().unwrap(), function, name);
+                assert_eq!(parsed, Some((kind, digest)), "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_nobody() {
+        let hex = Digest::of(Function::Sha256, b"x").hex();
+        for name in [
+            "",
+            "x",
+            &format!("{hex}"),
+            &format!("{hex}-01"),
+            &format!("{hex}-+1"),
+            &format!("{hex}--1"),
+            &format!("{hex}-1.y"),
+        ] {
+            assert_eq!(parse_name("cas", Function::Sha256, name), None, "{name}");
+        }
+        assert_eq!(parse_name("ac", Function::Sha256, &format!("{hex}-1.x")), None);
+    }
+
+    proptest! {
+        #[test]
+        fn different_names_never_share_a_folder(one in ".{0,80}", other in ".{0,80}") {
+            if let (Ok(one), Ok(other)) = (one.parse::<InstanceName>(), other.parse::<InstanceName>()) {
+                prop_assert_eq!(segment(&one) == segment(&other), one == other);
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Room: reservations, and the eviction that makes some.
+
+use std::{fs, sync::Arc, sync::atomic::Ordering};
+
+use bbb_lifecycle::Stop;
+
+use crate::{Error, Result};
+
+use super::{Disk, blocking, index::charge, view::is_absent};
+
+/// How many entries are taken out of the index at a time before their files go.
+const VICTIMS_AT_ONCE: usize = 64;
+
+/// Eviction behind starts when less than this part of the limit is free...
+const START_BELOW: u64 = 40;
+/// ...and goes on until this part is.
+const STOP_AT: u64 = 20;
+
+/// The most that is kept free ahead, in bytes.
+const MAX_HEADROOM_BYTES: u64 = 8 << 30;
+
+/// Room that is taken in the store until this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    disk: Arc<Disk>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Takes more room.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is none and all that is stored is in use; what was taken stays taken.
+    pub async fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.disk.make_room(bytes).await?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// The bytes taken.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Hands the room over to an entry: the caller has locked the index and counts it there.
+    pub(super) fn settle(mut self, index: &mut super::index::Index) {
+        index.release(std::mem::take(&mut self.bytes));
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.disk.index().release(self.bytes);
+        }
+    }
+}
+
+impl Disk {
+    /// Takes room for files that the store does not know of; evicts for it if needed.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is none and all that is stored is in use.
+    pub async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation> {
+        self.make_room(bytes).await?;
+        Ok(Reservation { disk: Arc::clone(self), bytes })
+    }
+
+    /// Takes room for a file of so many bytes.
+    pub(super) async fn reserve_file(self: &Arc<Self>, size_bytes: u64) -> Result<Reservation> {
+        self.reserve(charge(size_bytes)).await
+    }
+
+    async fn make_room(self: &Arc<Self>, bytes: u64) -> Result<()> {
+        let (fits, limit_bytes) = {
+            let mut index = self.index();
+            (index.reserve(bytes), index.limit_bytes())
+        };
+        if fits {
+            self.wake_eviction();
+            return Ok(());
+        }
+        let full = || Error::Full {
+            size_bytes: bytes,
+            what: format!("the limit of {limit_bytes} bytes for {}", self.layout.root().display()),
+        };
+        if bytes > limit_bytes {
+            return Err(full());
+        }
+        loop {
+            let evicted = self.evict(limit_bytes - bytes).await?;
+            if self.index().reserve(bytes) {
+                return Ok(());
+            }
+            if evicted == 0 {
+                return Err(full());
+            }
+        }
+    }
+
+    /// Frees some room although the limit is not met, for a file system that is full before its time.
+    pub(super) async fn evict_for_full_disk(self: &Arc<Self>, size_bytes: u64) -> Result<u64> {
+        let wanted = charge(size_bytes).saturating_mul(2).max(1 << 20);
+        let target = self.index().taken_bytes().saturating_sub(wanted);
+        self.evict(target).await
+    }
+
+    /// Evicts until no more than `target_bytes` are taken, or all that is left is in use. One at a time,
+    /// so that nobody mistakes room that is about to be free for room that is not there.
+    ///
+    /// Returns how many bytes were freed, or would have been had they not been free by now.
+    async fn evict(self: &Arc<Self>, target_bytes: u64) -> Result<u64> {
+        let _turn = self.eviction.lock().await;
+        let taken = self.index().taken_bytes();
+        if taken <= target_bytes {
+            return Ok(target_bytes - taken + 1);
+        }
+        let disk = Arc::clone(self);
+        blocking("evicting", move || Ok(disk.evict_blocking(target_bytes))).await
+    }
+
+    fn evict_blocking(&self, target_bytes: u64) -> u64 {
+        let mut freed = 0;
+        loop {
+            let victims: Vec<_> = {
+                let mut index = self.index();
+                let (now, mut taken) = (index.now(), index.taken_bytes());
+                std::iter::from_fn(|| {
+                    let (key, bytes) = (taken > target_bytes).then(|| index.take_victim(now))??;
+                    taken -= bytes.min(taken);
+                    Some((key, bytes))
+                })
+                .take(VICTIMS_AT_ONCE)
+                .collect()
+            };
+            if victims.is_empty() {
+                return freed;
+            }
+            for (key, bytes) in victims {
+                let path = self.path(&key);
+                let _gate = self.gate(key.digest);
+                // Whoever stored it again meanwhile has put a file in the same place, which stays.
+                let is_back = self.index().find(&key).is_some();
+                let removed = if is_back { Ok(()) } else { fs::remove_file(&path) };
+                match removed {
+                    Err(error) if !is_absent(&error) => {
+                        tracing::error!(path = %path.display(), %error, "cannot evict a file");
+                    }
+                    _ => {}
+                }
+                self.index().release(bytes);
+                self.forget_in_memory(&key);
+                self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+                freed += bytes;
+            }
+        }
+    }
+
+    /// Keeps some room free ahead of those who need it, until it is asked to stop.
+    pub(super) async fn evict_behind(self: Arc<Self>, stop: Stop) {
+        loop {
+            tokio::select! {
+                () = stop.requested() => return,
+                () = self.eviction_wanted.notified() => {}
+            }
+            let target = self.headroom(STOP_AT);
+            if let Err(error) = self.evict(target).await {
+                tracing::error!(%error, "eviction failed");
+            }
+        }
+    }
+
+    /// Wakes the eviction behind if it is time.
+    pub(super) fn wake_eviction(&self) {
+        let target = self.headroom(START_BELOW);
+        if self.index().taken_bytes() > target {
+            self.eviction_wanted.notify_one();
+        }
+    }
+
+    /// The bytes that may be taken if the `part`th part of the limit is to stay free.
+    fn headroom(&self, part: u64) -> u64 {
+        let limit = self.settings.limit_bytes;
+        limit - (limit / part).min(MAX_HEADROOM_BYTES * 20 / part)
+    }
+}
