@@ -3,13 +3,15 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use crate::{Digest, Function, sha256tree::Sha256Tree};
 
-/// Computes the digest of bytes as they stream by.
+/// Computes the digest of bytes as they stream by. A clone goes on from where it was made.
+#[derive(Clone)]
 pub struct Hasher {
     state: State,
     function: Function,
     size_bytes: u64,
 }
 
+#[derive(Clone)]
 enum State {
     Sha256(Sha256),
     Sha1(Sha1),

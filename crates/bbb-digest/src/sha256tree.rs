@@ -21,7 +21,7 @@ type Hash = [u8; 32];
 
 /// The hash of a stream. Finished subtrees wait on a stack until their sibling is there: the subtree at
 /// position `i` of the stack covers as many chunks as the `i`th set bit of `chunks` says.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Sha256Tree {
     chunk: Sha256,
     chunk_len: usize,

@@ -20,7 +20,7 @@ use tonic_types::{
 
 /// How many blobs a call's trailers name at the most. gRPC's Java library takes 8 KiB of headers, and one
 /// blob is some 130 bytes of them.
-const MAX_VIOLATIONS_IN_TRAILERS: usize = 40;
+pub(crate) const MAX_VIOLATIONS_IN_TRAILERS: usize = 40;
 
 /// The longest message of a status, in bytes, for the same reason.
 const MAX_MESSAGE_BYTES: usize = 1024;

@@ -19,6 +19,7 @@ mod time;
 mod tree;
 
 pub mod proto;
+pub mod status;
 
 pub use action::Action;
 pub use command::{Command, OutputDirectoryFormat, Outputs, Properties};

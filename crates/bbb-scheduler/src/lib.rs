@@ -1,7 +1,24 @@
 //! Decides which worker runs which action: a pure core and its driver.
 //!
+//! The seam is [`Dispatch`]: whoever has work submits it and watches; a worker attaches and gets a
+//! [`WorkerLink`].
+//!
 //! The room knows nothing of messages, files or commands: a result is bytes to it.
 
+pub mod core;
+mod dispatch;
+mod driver;
+mod link;
+mod operation;
 mod words;
 
-pub use words::{ActionKey, OperationId, Outcome, Platform, Progress, Task};
+pub use dispatch::{
+    Dispatch, DispatchError, Filter, Listing, Page, Snapshot, StageKind, Watch, WorkerState,
+};
+pub use driver::Scheduler;
+pub use link::{Assignment, HEARTBEAT_EVERY, Reporter, SchedulerEnd, WorkerLink};
+pub use operation::{End, Failure, OperationState, Place, Stage, Story};
+pub use words::{
+    ActionKey, FromWorker, Lease, MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress,
+    Submission, Task, ToWorker, WorkerOffer, is_steering,
+};

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     time::{Duration, SystemTime},
 };
 
@@ -52,6 +53,77 @@ impl Platform {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
+}
+
+/// Work as it is handed in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    /// The work.
+    pub key: ActionKey,
+    /// Whether equal work in flight may be shared: false for an action that must not be cached.
+    pub mergeable: bool,
+    /// What a worker must offer: each name with this very value. Properties that steer how the action
+    /// runs, rather than where, are left out: see [`is_steering`].
+    pub requirement: Platform,
+    /// How long the command may run.
+    pub timeout: Duration,
+    /// What should run sooner: lower values first, 0 is usual. Values outside of [`PRIORITIES`] count as
+    /// the nearest one inside.
+    pub priority: i32,
+    /// Which build it belongs to; slots are shared fairly between builds. Empty where it is not known.
+    pub invocation: String,
+}
+
+/// The priorities that are told apart.
+pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
+
+/// Whether a platform property steers how an action runs, so that no worker need offer it.
+///
+/// Everything else asks for a worker that offers the same pair, `container-image` too: a worker that
+/// does not know it could not honour it.
+pub fn is_steering(name: &str) -> bool {
+    matches!(name, "network" | "InputRootAbsolutePath" | "cpus" | "memory" | "priority")
+}
+
+/// A worker as it presents itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerOffer {
+    /// The name that clients and people get to see.
+    pub name: String,
+    /// How many tasks it runs at once; at most [`MAX_SLOTS`].
+    pub slots: u32,
+    /// What it offers.
+    pub platform: Platform,
+}
+
+/// The most slots that one worker may have.
+pub const MAX_SLOTS: u32 = 4096;
+
+/// One grant of one task to one worker. No two grants of a scheduler have the same, and later ones are
+/// greater, so that a report on a grant that was taken back is told from one on its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lease(pub u64);
+
+/// What a scheduler tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToWorker {
+    /// Run this in a free slot.
+    Run(Lease, Task),
+    /// Stop this; the slot is free again once the worker says that it has ended.
+    Revoke(Lease),
+}
+
+/// What a worker tells its scheduler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromWorker {
+    /// It lives. All that it holds stays leased to it.
+    Alive,
+    /// A task has come so far.
+    Progress(Lease, Progress),
+    /// A task has ended and its slot is free. After [`ToWorker::Revoke`] the outcome does not count.
+    Done(Lease, Outcome),
+    /// It takes no further tasks, and goes on with those that it has.
+    Draining,
 }
 
 /// An operation's work as a worker gets it. Everything else stands in the action itself.

@@ -1,0 +1,172 @@
+//! What stands before an operation: is it known already, is it complete, may it run at all.
+
+use std::{sync::Arc, time::Duration};
+
+use bbb_digest::{Digest, InstanceName};
+use bbb_reapi::{
+    Action, Command, Invalid,
+    proto::{longrunning::Operation, reapi::ExecuteRequest},
+    requested_function, required_digest,
+};
+use bbb_scheduler::{ActionKey, Platform, Submission, is_steering};
+use bbb_storage::{CasExt as _, Error, Instances, Stores};
+use bytes::Bytes;
+use tonic::Status;
+
+use super::{ExecutionSettings, inline::Inlining, message};
+use crate::status::{self, IntoStatus as _, MAX_VIOLATIONS_IN_TRAILERS};
+
+/// The largest `Action` and `Command` that are read, in bytes: a command line is shorter than that on any
+/// system.
+const MAX_MESSAGE_BYTES: u64 = 16 << 20;
+
+pub(super) struct Admission<'a> {
+    pub(super) instances: &'a Instances,
+    pub(super) settings: ExecutionSettings,
+}
+
+pub(super) enum Verdict {
+    /// There is nothing to run.
+    Answered(Box<Operation>),
+    /// It may run; what the client wants inlined is still to be done at the end.
+    Admitted(Box<Submission>, Option<Inlining>),
+}
+
+impl Admission<'_> {
+    /// Judges a request. `invocation` names the build; it is asked only for what will run.
+    pub(super) async fn admit(
+        &self,
+        mut request: ExecuteRequest,
+        invocation: impl FnOnce() -> String,
+    ) -> Result<Verdict, Status> {
+        let (instance, digest) = parse(&request).map_err(|invalid| invalid.into_status())?;
+        let stores = self.instances.get(&instance);
+        let inlining = Inlining::of(&mut request, &stores.cas, digest.function());
+        if !request.skip_cache_lookup
+            && let Some(operation) = cached(&stores, &instance, digest, inlining.as_ref()).await?
+        {
+            return Ok(Verdict::Answered(Box::new(operation)));
+        }
+        if !self.settings.enabled {
+            let what = "no node runs actions here: start some with --worker_slots";
+            return Err(status::failed_precondition(what));
+        }
+        let (action, command) = match read(&stores, digest).await? {
+            Read::Whole(action, command) => (action, *command),
+            Read::Missing(missing) => return refuse(instance, digest, &missing),
+        };
+        let timeout = self.timeout(&action).map_err(|invalid| invalid.into_status())?;
+        let priority = request.execution_policy.map_or(0, |policy| policy.priority);
+        let platform = action.platform.as_ref().unwrap_or(&command.platform);
+        let required = platform.iter().filter(|(name, _)| !is_steering(name));
+        let submission = Submission {
+            key: ActionKey { instance, action: digest },
+            mergeable: !action.do_not_cache,
+            requirement: required.map(owned).collect::<Platform>(),
+            timeout,
+            priority,
+            invocation: invocation(),
+        };
+        Ok(Verdict::Admitted(Box::new(submission), inlining))
+    }
+
+    /// How long the command may run. A timeout of zero counts as none, since nothing could run with it.
+    fn timeout(&self, action: &Action) -> Result<Duration, Invalid> {
+        let longest = self.settings.action_timeout;
+        match action.timeout {
+            Some(timeout) if timeout > longest => {
+                let (asked, longest) = (timeout.as_secs_f64(), longest.as_secs());
+                let what =
+                    format!("{asked} s is longer than the {longest} s that are allowed here");
+                Err(Invalid::new("action.timeout", what))
+            }
+            Some(timeout) if !timeout.is_zero() => Ok(timeout),
+            _ => Ok(longest),
+        }
+    }
+}
+
+fn parse(request: &ExecuteRequest) -> Result<(InstanceName, Digest), Invalid> {
+    let instance = (request.instance_name.parse())
+        .map_err(|error: bbb_digest::InstanceNameError| Invalid::new("instance_name", error))?;
+    let wire = request.action_digest.as_ref();
+    let function = requested_function(request.digest_function, wire)?;
+    Ok((instance, required_digest(function, "action_digest", wire)?))
+}
+
+/// The operation of an action whose result is known.
+async fn cached(
+    stores: &Stores,
+    instance: &InstanceName,
+    action: Digest,
+    inlining: Option<&Inlining>,
+) -> Result<Option<Operation>, Status> {
+    let found = stores.action_cache.get(action).await.map_err(|error| error.into_status())?;
+    let Some(mut result) = found else { return Ok(None) };
+    if let Some(inlining) = inlining {
+        inlining.fill(Arc::make_mut(&mut result)).await;
+    }
+    Ok(Some(message::cached(instance.clone(), action, &result)))
+}
+
+enum Read {
+    Whole(Action, Box<Command>),
+    Missing(Vec<Digest>),
+}
+
+/// Reads an action and its command, and sees whether all that they need is there. Tells everything that is
+/// missing at once.
+async fn read(stores: &Stores, digest: Digest) -> Result<Read, Status> {
+    let Some(bytes) = message(stores, digest).await? else {
+        return Ok(Read::Missing(vec![digest]));
+    };
+    let action = Action::decode(digest.function(), &bytes).map_err(|error| error.into_status())?;
+    let (command, missing) =
+        futures::join!(message(stores, action.command), stores.trees.missing(action.input_root));
+    let mut missing = missing.map_err(|error| error.into_status())?;
+    let command = match command? {
+        Some(bytes) => Some(Command::decode(&bytes).map_err(|error| error.into_status())?),
+        None => {
+            missing.push(action.command);
+            None
+        }
+    };
+    match command {
+        Some(command) if missing.is_empty() => Ok(Read::Whole(action, Box::new(command))),
+        _ => {
+            missing.sort();
+            missing.dedup();
+            Ok(Read::Missing(missing))
+        }
+    }
+}
+
+/// A message of the CAS, if it is there.
+async fn message(stores: &Stores, digest: Digest) -> Result<Option<Bytes>, Status> {
+    if digest.is_empty() {
+        return Ok(Some(Bytes::new()));
+    }
+    if digest.size_bytes() > MAX_MESSAGE_BYTES {
+        let what = format!("{digest} is larger than the {MAX_MESSAGE_BYTES} bytes of a message");
+        return Err(Invalid::new("action_digest.size_bytes", what).into_status());
+    }
+    match stores.cas.get_bytes(digest, MAX_MESSAGE_BYTES).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Error::Missing(_)) => Ok(None),
+        Err(error) => Err(error.into_status()),
+    }
+}
+
+/// Names everything that is missing: at the end of the call where that has room, else in the response of an
+/// operation, so that the client can upload all of it at once.
+fn refuse(instance: InstanceName, action: Digest, missing: &[Digest]) -> Result<Verdict, Status> {
+    if missing.len() <= MAX_VIOLATIONS_IN_TRAILERS {
+        return Err(status::missing_inputs(missing));
+    }
+    let operation = message::refused(instance, action, status::missing_inputs_message(missing));
+    Ok(Verdict::Answered(Box::new(operation)))
+}
+
+fn owned((name, value): (&str, &str)) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}

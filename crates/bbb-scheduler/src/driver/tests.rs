@@ -1,0 +1,194 @@
+use bbb_digest::{Digest, Function, InstanceName};
+use bytes::Bytes;
+
+use super::*;
+use crate::{ActionKey, Assignment, End, Failure, Outcome, Platform, Progress};
+
+fn submission(name: &str) -> Submission {
+    Submission {
+        key: ActionKey {
+            instance: InstanceName::default(),
+            action: Digest::of(Function::Sha256, name.as_bytes()),
+        },
+        mergeable: true,
+        requirement: Platform::default(),
+        timeout: Duration::from_secs(60),
+        priority: 0,
+        invocation: "build".into(),
+    }
+}
+
+fn offer(slots: u32) -> WorkerOffer {
+    WorkerOffer { name: "worker".into(), slots, platform: Platform::default() }
+}
+
+fn start() -> (TaskGroup, Arc<Scheduler>) {
+    let group = TaskGroup::new("test");
+    let scheduler = Scheduler::start(&group, Limits::default());
+    (group, scheduler)
+}
+
+async fn end(watch: &mut Watch) -> End {
+    let mut state = watch.current();
+    loop {
+        if let Stage::Completed { end, .. } = &state.stage {
+            return end.clone();
+        }
+        state = watch.changed().await.unwrap();
+    }
+}
+
+/// Runs all that comes, at once.
+async fn work(mut link: WorkerLink) {
+    let reporter = link.reporter();
+    while let Some(Assignment { lease, task, .. }) = link.next().await {
+        reporter.progress(lease, Progress::Running);
+        reporter.done(lease, Outcome::Decided(Bytes::from(task.key.action.to_string())));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_done_and_stays_known() {
+    let (group, scheduler) = start();
+    let link = scheduler.attach(offer(2)).await.unwrap();
+    group.spawn("worker", work(link));
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let digest = submission("a").key.action.to_string();
+    assert_eq!(end(&mut watch).await, End::Decided(Bytes::from(digest)));
+    let id = watch.current().id;
+    let mut again = scheduler.find(id).await.unwrap().unwrap();
+    assert!(again.current().stage.is_completed());
+    let filter = Filter { instance: InstanceName::default(), stage: Some(StageKind::Completed) };
+    let listing = scheduler.list(filter, Page { after: None, size: 10 }).await.unwrap();
+    assert_eq!(listing.operations.len(), 1);
+    let other = Filter { instance: "other".parse().unwrap(), stage: None };
+    let listing = scheduler.list(other, Page { after: None, size: 10 }).await.unwrap();
+    assert!(listing.operations.is_empty() && listing.next.is_none());
+    scheduler.forget(id).await.unwrap();
+    assert!(scheduler.find(id).await.unwrap().is_none());
+    assert_eq!(group.shut_down(Duration::from_secs(5)).await, 0);
+    assert_eq!(scheduler.find(id).await.unwrap_err(), DispatchError::Stopped);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pages_cover_the_list() {
+    let (_group, scheduler) = start();
+    let mut watches = Vec::new();
+    for index in 0..25 {
+        watches.push(scheduler.submit(submission(&index.to_string())).await.unwrap());
+    }
+    let (mut after, mut seen) = (None, Vec::new());
+    loop {
+        let filter = Filter { instance: InstanceName::default(), stage: None };
+        let listing = scheduler.list(filter, Page { after, size: 10 }).await.unwrap();
+        seen.extend(listing.operations.iter().map(|state| state.id));
+        after = listing.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut expected: Vec<_> = watches.iter_mut().map(|watch| watch.current().id).collect();
+    expected.sort();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_work_is_shared() {
+    let (group, scheduler) = start();
+    let mut first = scheduler.submit(submission("a")).await.unwrap();
+    let mut second = scheduler.submit(submission("a")).await.unwrap();
+    assert_eq!(first.current().id, second.current().id);
+    let unshared = Submission { mergeable: false, ..submission("a") };
+    let mut third = scheduler.submit(unshared).await.unwrap();
+    assert_ne!(first.current().id, third.current().id);
+    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    assert_eq!(end(&mut first).await, end(&mut second).await);
+    end(&mut third).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_goes_gives_its_work_back() {
+    let (group, scheduler) = start();
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let assignment = link.next().await.unwrap();
+    drop(link);
+    assert!(assignment.revoked.is_cancelled());
+    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    assert!(matches!(end(&mut watch).await, End::Decided(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_not_polled_is_lost() {
+    let (_group, scheduler) = start();
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let mut deaf = scheduler.attach(offer(1)).await.unwrap();
+    let assignment = deaf.next().await.unwrap();
+    let mut other = scheduler.attach(offer(1)).await.unwrap();
+    let taken = other.next().await.unwrap();
+    assert_eq!(taken.task.operation, assignment.task.operation);
+    assert_eq!(taken.task.attempt, 2);
+    // The old lease no longer counts.
+    deaf.reporter().done(assignment.lease, Outcome::Decided(Bytes::from_static(b"late")));
+    other.reporter().done(taken.lease, Outcome::Decided(Bytes::from_static(b"good")));
+    assert_eq!(end(&mut watch).await, End::Decided(Bytes::from_static(b"good")));
+    assert!(deaf.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_stops_the_task() {
+    let (group, scheduler) = start();
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let assignment = link.next().await.unwrap();
+    let revoked = assignment.revoked.clone();
+    group.spawn("worker", async move {
+        let reporter = link.reporter();
+        tokio::select! {
+            _ = link.next() => {}
+            () = revoked.cancelled() => {}
+        }
+        reporter.done(assignment.lease, Outcome::Failed("stopped".into()));
+        work(link).await;
+    });
+    let id = watch.current().id;
+    scheduler.cancel(id).await.unwrap();
+    assert!(matches!(end(&mut watch).await, End::Failed(Failure::Cancelled(_))));
+    let mut next = scheduler.submit(submission("b")).await.unwrap();
+    assert!(matches!(end(&mut next).await, End::Decided(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_watches_is_cancelled_after_a_minute() {
+    let (_group, scheduler) = start();
+    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let id = watch.current().id;
+    let assignment = link.next().await.unwrap();
+    drop(watch);
+    let began = Instant::now();
+    tokio::select! {
+        _ = link.next() => panic!("nothing else was submitted"),
+        () = assignment.revoked.cancelled() => {}
+    }
+    let after = began.elapsed();
+    assert!(after >= Duration::from_secs(60) && after < Duration::from_secs(63), "{after:?}");
+    let mut found = scheduler.find(id).await.unwrap().unwrap();
+    assert!(matches!(end(&mut found).await, End::Failed(Failure::Cancelled(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_worker_can_run_fails_within_seconds() {
+    let (group, scheduler) = start();
+    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    let requirement = [("Arch".to_owned(), "sparc".to_owned())].into_iter().collect();
+    let began = Instant::now();
+    let mut watch = scheduler.submit(Submission { requirement, ..submission("a") }).await.unwrap();
+    match end(&mut watch).await {
+        End::Failed(Failure::Unsatisfiable(why)) => {
+            assert!(why.contains("worker") && why.contains("Arch"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(began.elapsed() < Duration::from_secs(10));
+}

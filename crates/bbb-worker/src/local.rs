@@ -1,0 +1,166 @@
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bbb_lifecycle::TaskGroup;
+use bbb_reapi::proto::reapi;
+use bbb_sandbox::{Limits, Sandbox};
+use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_storage::Instances;
+use prost::Message as _;
+
+use crate::{
+    Executor, Report,
+    cleanup::Cleaner,
+    error::Error,
+    fetch::Lease,
+    stage::Prepared,
+    times::{Clock, Times},
+};
+
+/// How a worker runs actions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The worker's name, as results show it.
+    pub worker: String,
+    /// An absolute folder that belongs to this worker alone: whatever lies in it at start is removed, but
+    /// for `kept`. It is one of the sandbox's folders and best on the file system of the store.
+    pub folder: PathBuf,
+    /// How many blobs of one action are transferred at once, either way.
+    pub download_concurrency: usize,
+    /// What one action may take.
+    pub limits: Limits,
+    /// Whether all actions see the host's network; else those with the platform property `network=on`.
+    pub network: bool,
+    /// Which exec roots are kept for people.
+    pub keep: Keep,
+    /// How long fetching and staging may take.
+    pub fetch_deadline: Duration,
+    /// How long hashing and storing of outputs may take.
+    pub upload_deadline: Duration,
+}
+
+/// Which exec roots are kept for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// None.
+    None,
+    /// Those of actions that failed, timed out or met a fault while they ran.
+    Failed,
+    /// All.
+    All,
+}
+
+/// How long fetching may take, and storing of outputs, unless the settings say otherwise: ten times what
+/// the largest actions need over a slow network.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+impl Settings {
+    /// The usual settings.
+    pub fn new(worker: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
+        Self {
+            worker: worker.into(),
+            folder: folder.into(),
+            download_concurrency: 10,
+            limits: Limits::default(),
+            network: false,
+            keep: Keep::None,
+            fetch_deadline: DEADLINE,
+            upload_deadline: DEADLINE,
+        }
+    }
+}
+
+/// Runs tasks on this machine, in a sandbox.
+pub struct Local {
+    settings: Settings,
+    instances: Arc<Instances>,
+    sandbox: Arc<dyn Sandbox>,
+    cleaner: Cleaner,
+}
+
+impl Local {
+    /// An executor of actions of these instances. What it leaves behind is removed by a task of `tasks`,
+    /// which so has to outlive the executor's work.
+    ///
+    /// # Errors
+    /// If the folder cannot be made or read.
+    pub fn new(
+        settings: Settings,
+        instances: Arc<Instances>,
+        sandbox: Arc<dyn Sandbox>,
+        tasks: &TaskGroup,
+    ) -> io::Result<Self> {
+        let cleaner = Cleaner::start(settings.folder.clone(), tasks)?;
+        Ok(Self { settings, instances, sandbox, cleaner })
+    }
+
+    /// The way of a task from stage to stage.
+    async fn stages(&self, task: Task, report: &Report) -> Result<Outcome, Error> {
+        let settings = &self.settings;
+        let clock = Clock::start();
+        let mode = self.sandbox.probe().mode;
+        report.progress(Progress::Fetching);
+        let prepared = within("fetching inputs", settings.fetch_deadline, async {
+            let stores = self.instances.get(&task.key.instance);
+            let folder_name = format!("{}-{}", task.operation, task.attempt);
+            let lease = Lease::read(task, stores).await?;
+            let folder = Arc::new(self.cleaner.folder(&folder_name).await?);
+            let staging = self.sandbox.staging();
+            Prepared::stage(lease, folder, staging, settings.download_concurrency).await
+        })
+        .await?;
+        let fetched = clock.now();
+        report.progress(Progress::Running);
+        let ran = prepared.run(&*self.sandbox, settings.limits, settings.network).await?;
+        let times = Times { fetched, ran: clock.now() };
+        report.progress(Progress::Uploading);
+        let settled = ran.settle(settings, mode, clock, times);
+        within("storing outputs", settings.upload_deadline, settled).await
+    }
+}
+
+async fn within<T>(
+    phase: &'static str,
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Late { phase, limit }),
+    }
+}
+
+#[async_trait]
+impl Executor for Local {
+    async fn execute(&self, task: Task, report: Report) -> Outcome {
+        let (operation, action) = (task.operation, task.key.action);
+        let outcome = self.stages(task, &report).await.unwrap_or_else(|error| {
+            error.into_outcome(|status| {
+                let response = reapi::ExecuteResponse {
+                    status: Some(status),
+                    ..reapi::ExecuteResponse::default()
+                };
+                Outcome::Decided(response.encode_to_vec().into())
+            })
+        });
+        match &outcome {
+            Outcome::Decided(_) => tracing::debug!(%operation, %action, "task is decided"),
+            Outcome::Failed(reason) => {
+                tracing::warn!(%operation, %action, reason, "task failed here");
+            }
+        }
+        outcome
+    }
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "local({})", self.settings.worker)
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! The last stage: the outputs are stored, and the result is cached where it may be and encoded for whoever
+//! asked.
+
+use std::{path::Path, sync::Arc, time::SystemTime};
+
+use bbb_reapi::{
+    ToProto as _,
+    proto::{reapi, rpc},
+    status::{self, Code},
+    to_duration, to_timestamp,
+};
+use bbb_sandbox::{ExecRoot, Mode, View};
+use bbb_scheduler::Outcome;
+use prost::Message as _;
+
+use crate::{
+    collect::{OutputFile, Scene, Survey},
+    error::{Error, blocking, chain},
+    local::{Keep, Settings},
+    run::Ran,
+    times::{Clock, Times},
+    upload::{Blobs, assemble, hash},
+    usage,
+};
+
+impl Ran {
+    /// Stores the outputs, and the result where it may be cached.
+    pub(crate) async fn settle(
+        self,
+        settings: &Settings,
+        mode: Mode,
+        clock: Clock,
+        times: Times,
+    ) -> Result<Outcome, Error> {
+        let uploads_from = clock.now();
+        let lease = Arc::clone(&self.prepared.lease);
+        let function = lease.task.key.action.function();
+        let folder = Arc::clone(&self.prepared.folder);
+        let keeps = settings.keep.keeps(self.exit.status.code() == 0 && !self.exit.timed_out);
+        let (ran, mut survey) = blocking("survey outputs", move || {
+            let survey = self.survey(mode)?;
+            Ok((self, survey))
+        })
+        .await?;
+
+        let mut blobs = Blobs::default();
+        let mut files = std::mem::take(&mut survey.files);
+        let streams = [folder.stdout(), folder.stderr()].map(OutputFile::Made);
+        files.extend(streams);
+        let mut digests = hash(&mut blobs, function, files, &folder, keeps).await?;
+        let (stderr, stdout) = (digests.pop(), digests.pop());
+        let format = lease.command.output_directory_format;
+        let (mut result, blobs, survey) = blocking("assemble outputs", move || {
+            let result = assemble(&mut blobs, function, format, &survey, &digests);
+            Ok((result, blobs, survey))
+        })
+        .await?;
+        result.exit_code = ran.exit.status.code();
+        result.stdout_digest = stdout.map(|digest| digest.to_proto());
+        result.stderr_digest = stderr.map(|digest| digest.to_proto());
+        blobs.store(&lease.stores, settings.download_concurrency).await?;
+
+        let metadata = metadata(&ran, settings, clock, times, uploads_from);
+        result.execution_metadata = Some(metadata);
+        let status = ran.status(&survey);
+        if status.code == Code::Ok as i32 && result.exit_code == 0 && !lease.action.do_not_cache {
+            cache(&ran, &result).await?;
+        }
+        let kept = keeps.then(|| folder.keep());
+        let message = ran.message(survey.notes, kept);
+        let response = reapi::ExecuteResponse {
+            result: Some(result),
+            status: Some(status),
+            message,
+            ..reapi::ExecuteResponse::default()
+        };
+        Ok(Outcome::Decided(response.encode_to_vec().into()))
+    }
+
+    fn survey(&self, mode: Mode) -> Result<Survey, Error> {
+        // Without namespaces the exec root stood where it is.
+        let mount_point = match &self.prepared.root {
+            ExecRoot::Plain(folder) if mode == Mode::None => folder,
+            _ => &self.mount_point,
+        };
+        let root = &self.prepared.root;
+        let view = View::new(root, mount_point);
+        Survey::take(&Scene { lease: &self.prepared.lease, root, view, mount_point })
+    }
+
+    fn status(&self, survey: &Survey) -> rpc::Status {
+        if self.exit.timed_out {
+            let limit = self.prepared.lease.task.timeout;
+            let message = format!("command took longer than its timeout of {limit:?}");
+            return status::plain(Code::DeadlineExceeded, message);
+        }
+        match &survey.problem {
+            // A command that failed need not have made what it should.
+            Some(problem) if self.exit.status.code() == 0 => {
+                status::plain(Code::FailedPrecondition, problem.clone())
+            }
+            _ => status::plain(Code::Ok, ""),
+        }
+    }
+
+    /// What helps people, a sentence a line.
+    fn message(&self, mut notes: Vec<String>, kept: Option<&Path>) -> String {
+        /// How many notes are given; an action can leave any number of sockets.
+        const MAX_NOTES: usize = 20;
+        if notes.len() > MAX_NOTES {
+            let more = notes.len() - MAX_NOTES;
+            notes.truncate(MAX_NOTES);
+            notes.push(format!("and {more} more"));
+        }
+        if self.exit.out_of_memory {
+            notes.push("the memory limit killed a process of the action".into());
+        }
+        notes.extend(kept.map(|path| format!("exec root kept at {}", path.display())));
+        notes.join("\n")
+    }
+}
+
+/// Stores a result whose blobs are durable. Where that fails the result is still good for who asked.
+async fn cache(ran: &Ran, result: &reapi::ActionResult) -> Result<(), Error> {
+    let lease = &ran.prepared.lease;
+    let action = lease.task.key.action;
+    match lease.stores.action_cache.put(action, result.clone()).await {
+        Ok(()) => Ok(()),
+        // Blobs got lost meanwhile: whoever asked would not find them either.
+        Err(error @ bbb_storage::Error::Incomplete(_)) => {
+            Err(Error::fault("cache the result", error))
+        }
+        Err(error) => {
+            tracing::warn!(%action, error = chain(&error), "result is not cached");
+            Ok(())
+        }
+    }
+}
+
+fn metadata(
+    ran: &Ran,
+    settings: &Settings,
+    clock: Clock,
+    times: Times,
+    uploads_from: SystemTime,
+) -> reapi::ExecutedActionMetadata {
+    let at = |time| Some(to_timestamp(time));
+    let now = clock.now();
+    let ran_from = ran.exit.started.clamp(times.fetched, times.ran);
+    reapi::ExecutedActionMetadata {
+        worker: settings.worker.clone(),
+        queued_timestamp: at(ran.prepared.lease.task.queued_at.min(clock.started())),
+        worker_start_timestamp: at(clock.started()),
+        input_fetch_start_timestamp: at(clock.started()),
+        input_fetch_completed_timestamp: at(times.fetched),
+        execution_start_timestamp: at(ran_from),
+        execution_completed_timestamp: at(times.ran),
+        virtual_execution_duration: Some(to_duration(ran.exit.usage.wall)),
+        output_upload_start_timestamp: at(uploads_from),
+        output_upload_completed_timestamp: at(now),
+        worker_completed_timestamp: at(now),
+        auxiliary_metadata: vec![usage::to_any(&ran.exit.usage)],
+    }
+}
+
+impl Keep {
+    /// Whether the exec root of an action that ended well, or did not, is kept.
+    pub(crate) fn keeps(self, ended_well: bool) -> bool {
+        match self {
+            Self::None => false,
+            Self::Failed => !ended_well,
+            Self::All => true,
+        }
+    }
+}

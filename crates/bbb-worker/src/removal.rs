@@ -1,0 +1,193 @@
+//! Removal of a folder whatever an action left in it: directories that nobody may read, and such that are
+//! nested deeper than paths or recursion reach.
+//!
+//! Nothing outside of the folder is touched: every step goes from an open directory to a name in it, and
+//! symlinks are removed, never followed.
+
+use std::{
+    ffi::{CStr, CString},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags},
+    io::Errno,
+};
+
+/// How many nested directories are open at a time. What lies deeper is first moved up.
+const MAX_DEPTH: usize = 64;
+
+/// Removes a folder and all below it; blocks. It is no error if it is not there.
+///
+/// # Errors
+/// If something cannot be removed; the rest is then left too.
+pub(crate) fn remove(folder: &Path) -> io::Result<()> {
+    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()))?;
+    match rustix::fs::unlinkat(CWD, &name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let top = open_directory(CWD, &name)?;
+    let mut moved = 0;
+    // Each pass empties all but what it moved up, which the next one finds at the top.
+    loop {
+        let before = moved;
+        empty(&top, &mut moved)?;
+        if moved == before {
+            break;
+        }
+    }
+    drop(top);
+    Ok(rustix::fs::unlinkat(CWD, &name, AtFlags::REMOVEDIR)?)
+}
+
+/// A directory that is being emptied.
+struct Level {
+    directory: OwnedFd,
+    /// Its name in the level above.
+    name: CString,
+    /// Directories in it that are still there.
+    below: Vec<CString>,
+}
+
+/// Removes all below `top` that is not too deep, and moves that to `top` under new names.
+fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
+    let mut levels: Vec<Level> = Vec::new();
+    let mut below = empty_of_files(top.as_fd())?;
+    loop {
+        let depth = levels.len();
+        let (directory, below) = match levels.last_mut() {
+            None => (top.as_fd(), &mut below),
+            Some(level) => (level.directory.as_fd(), &mut level.below),
+        };
+        match below.pop() {
+            Some(name) if depth >= MAX_DEPTH => move_up(directory, top, &name, moved)?,
+            Some(name) => {
+                let directory = open_directory(directory, &name)?;
+                let below = empty_of_files(directory.as_fd())?;
+                levels.push(Level { directory, name, below });
+            }
+            None => {
+                let Some(done) = levels.pop() else { return Ok(()) };
+                let above = levels.last().map_or(top.as_fd(), |level| level.directory.as_fd());
+                match rustix::fs::unlinkat(above, &done.name, AtFlags::REMOVEDIR) {
+                    // Something was moved into `top` meanwhile, or is left for the next pass.
+                    Ok(()) | Err(Errno::NOTEMPTY) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// Moves the directory `name` up to `top`.
+fn move_up(
+    directory: BorrowedFd<'_>,
+    top: &OwnedFd,
+    name: &CStr,
+    moved: &mut u64,
+) -> io::Result<()> {
+    loop {
+        let to = format!(".removed-{moved}");
+        *moved += 1;
+        let no_replace = rustix::fs::RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(directory, name, top, to.as_str(), no_replace) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EXIST) => {}
+            // To move a directory its parent entry is rewritten, for which it must be writable.
+            Err(Errno::ACCESS) => {
+                rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Removes all of a directory but the directories in it, whose names it returns.
+fn empty_of_files(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut below = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if entry.file_type() == FileType::Directory {
+            below.push(name.to_owned());
+            continue;
+        }
+        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // The type was not told by the file system.
+            Err(Errno::ISDIR) => below.push(name.to_owned()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(below)
+}
+
+/// Opens a directory, giving its owner all rights to it where needed.
+fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Without the right to write to or search a directory its entries cannot be removed either.
+    let lacks_rights = |directory: &OwnedFd| {
+        rustix::fs::fstat(directory).map(|stat| stat.st_mode & 0o700 != 0o700)
+    };
+    match rustix::fs::openat(at, name, flags, Mode::empty()) {
+        Ok(directory) => {
+            if lacks_rights(&directory)? {
+                rustix::fs::fchmod(&directory, Mode::RWXU)?;
+            }
+            Ok(directory)
+        }
+        // It is a directory (or the next open fails), so no symlink is followed by this.
+        Err(Errno::ACCESS) => {
+            rustix::fs::chmodat(at, name, Mode::RWXU, AtFlags::empty())?;
+            Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    #[test]
+    fn removes_what_is_nested_too_deep_for_a_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = folder.path().join("top");
+        fs::create_dir(&top).unwrap();
+        let name = "a-name-of-some-length";
+        let mut at = open_directory(CWD, &CString::new(top.to_str().unwrap()).unwrap()).unwrap();
+        for _ in 0..1000 {
+            rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+            at = open_directory(at.as_fd(), &CString::new(name).unwrap()).unwrap();
+        }
+        remove(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn removes_what_nobody_may_read_and_follows_no_symlink() {
+        let folder = tempfile::tempdir().unwrap();
+        let (top, outside) = (folder.path().join("top"), folder.path().join("outside"));
+        fs::create_dir_all(top.join("a/b")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), "x").unwrap();
+        fs::write(top.join("a/b/file"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, top.join("a/link")).unwrap();
+        for path in ["a/b", "a"] {
+            fs::set_permissions(top.join(path), fs::Permissions::from_mode(0)).unwrap();
+        }
+        remove(&top).unwrap();
+        assert!(!top.exists());
+        assert!(outside.join("file").exists());
+        remove(&top).unwrap();
+    }
+}

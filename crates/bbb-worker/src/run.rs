@@ -1,0 +1,79 @@
+//! The third stage: the command runs in the sandbox, with exactly what it asks for.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bbb_reapi::{Invalid, Properties};
+use bbb_sandbox::{DEFAULT_MOUNT_POINT, Exit, Limits, Mode, Request, Sandbox};
+
+use crate::{error::Error, stage::Prepared};
+
+/// How much longer than its timeout a command may take to be set up and ended, before its sandbox is
+/// given up.
+const SLACK: Duration = Duration::from_secs(60);
+
+/// The platform property that names where the input root stands for the command; BuildStream asks for `/`.
+const INPUT_ROOT: &str = "InputRootAbsolutePath";
+
+/// The platform property that asks for the host's network, with the value `on`.
+const NETWORK: &str = "network";
+
+/// A command that came to its end.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) prepared: Prepared,
+    /// Where the exec root stood for the command.
+    pub(crate) mount_point: PathBuf,
+    pub(crate) exit: Exit,
+}
+
+impl Prepared {
+    /// Runs the command to its end.
+    pub(crate) async fn run(
+        self,
+        sandbox: &dyn Sandbox,
+        limits: Limits,
+        network: bool,
+    ) -> Result<Ran, Error> {
+        let platform = &self.lease.platform;
+        let mount_point = mount_point(platform, sandbox.probe().mode)?;
+        let command = &self.lease.command;
+        let request = Request {
+            environment: (command.environment.iter())
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect(),
+            mount_point: mount_point.clone(),
+            working_directory: command.working_directory.as_str().into(),
+            network: network || platform.get(NETWORK) == Some("on"),
+            timeout: Some(self.lease.task.timeout),
+            limits,
+            hold: Some(Arc::clone(&self.folder) as _),
+            ..Request::new(
+                command.arguments.iter().map(Into::into).collect(),
+                self.root.clone(),
+                self.folder.temporary(),
+                self.folder.stdout(),
+                self.folder.stderr(),
+            )
+        };
+        let limit = self.lease.task.timeout.saturating_add(request.grace).saturating_add(SLACK);
+        match tokio::time::timeout(limit, sandbox.run(request)).await {
+            Err(_) => Err(Error::Late { phase: "running the command", limit }),
+            Ok(Ok(exit)) => Ok(Ran { prepared: self, mount_point, exit }),
+            Ok(Err(bbb_sandbox::Error::Invalid(reason))) => {
+                Err(Invalid::new("command", reason).into())
+            }
+            Ok(Err(error)) => Err(Error::fault("run the command", error)),
+        }
+    }
+}
+
+/// Where the exec root stands for the command.
+fn mount_point(platform: &Properties, mode: Mode) -> Result<PathBuf, Error> {
+    match platform.get(INPUT_ROOT) {
+        None => Ok(DEFAULT_MOUNT_POINT.into()),
+        Some(_) if mode == Mode::None => Err(Error::Unable(format!(
+            "worker runs actions without namespaces, so it cannot honour {INPUT_ROOT}"
+        ))),
+        Some(path) => Ok(path.into()),
+    }
+}

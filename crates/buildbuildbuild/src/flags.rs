@@ -1,0 +1,24 @@
+//! The command line: raw [`Flags`], and the [`Settings`] that come of them.
+//!
+//! Promises: whatever is wrong with the command line is found before anything is bound or written,
+//! and said in one line that names the flag, its value and what would be right ([`Refusal`]). A flag
+//! whose feature is not there yet is never silently ignored. Knows nothing of the parts that the
+//! settings are for.
+
+mod argv;
+mod defaults;
+mod later;
+mod raw;
+mod refusal;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod units;
+mod values;
+
+pub use argv::{Invocation, parse};
+pub use defaults::{Machine, remember_cache_size};
+pub use raw::{Flags, Tool};
+pub use refusal::Refusal;
+pub use settings::{KeepExecRoot, LogFormat, RequiredHeader, SandboxChoice, Settings};
+pub use units::format_bytes;

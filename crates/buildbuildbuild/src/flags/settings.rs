@@ -1,0 +1,407 @@
+//! The settings of a node: plain, valid data.
+//!
+//! [`Settings::resolve`] parses every flag, whether or not its feature is there yet, then looks for
+//! flags that contradict each other, then for flags that may not be ignored.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::defaults::{self, Machine};
+use super::raw::Flags;
+use super::refusal::Refusal;
+use super::values::{
+    parse_choice, parse_count, parse_flag, parse_header, parse_log_filter, parse_name, parse_port,
+    parse_size, parse_timeout, platform,
+};
+use super::{later, units};
+
+/// Everything that a node is told at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where clients are served; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// The host that clients can use: `listen`, or an address of this machine where all are
+    /// listened on.
+    pub client_host: IpAddr,
+    /// What every client request must carry.
+    pub required_header: Option<RequiredHeader>,
+    /// Name of this node, made of letters, digits, `-`, `_` and `.`.
+    pub node_name: String,
+    /// Folder of the local store; absolute, and maybe not there yet.
+    pub cache_dir: PathBuf,
+    /// Limit of the local store in bytes, temporary files and staged trees included.
+    pub cache_size_bytes: u64,
+    /// Limit of memory for blobs and buffers in bytes.
+    pub memory_bytes: u64,
+    /// Concurrent actions, 0 for none.
+    pub worker_slots: usize,
+    /// Parallel transfers per action and per bulk operation; at least 1.
+    pub download_concurrency: usize,
+    /// What workers offer: names and values, sorted, none twice.
+    pub platform: Vec<(String, String)>,
+    /// How actions are shut in.
+    pub sandbox: SandboxChoice,
+    /// Whether actions see the network without asking.
+    pub sandbox_network: bool,
+    /// Timeout of actions that give none, and the longest; more than zero.
+    pub action_timeout: Duration,
+    /// How long running actions are waited for at the end.
+    pub drain_timeout: Duration,
+    /// Whether clients may write action results.
+    pub client_results: bool,
+    /// Which exec roots are kept.
+    pub keep_exec_root: KeepExecRoot,
+    /// Directives for the filter of logs: `info`, or `warn,bbb_storage=debug`.
+    pub log_filter: String,
+    /// How logs are written.
+    pub log_format: LogFormat,
+    /// Processors of the machine, for advice.
+    pub cores: usize,
+    notes: Vec<String>,
+    not_yet: Vec<String>,
+}
+
+/// A header that every client request must carry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequiredHeader {
+    /// In lower case.
+    pub name: String,
+    /// Visible ASCII; a secret.
+    pub value: String,
+}
+
+/// Does not show the secret.
+impl std::fmt::Debug for RequiredHeader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}=...", self.name)
+    }
+}
+
+/// `--sandbox`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxChoice {
+    /// The best there is.
+    Auto,
+    /// Namespaces, or refuse to run.
+    Namespaces,
+    /// No sandbox.
+    None,
+}
+
+/// `--no_cleanup_execroot`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepExecRoot {
+    /// Every exec root is removed.
+    Never,
+    /// Those of failed actions stay.
+    Failed,
+    /// All stay.
+    All,
+}
+
+/// `--log_format`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+const MAX_WORKER_SLOTS: usize = 4_096;
+const MAX_CONCURRENCY: usize = 1_000;
+const MIN_CACHE_SIZE: u64 = 1 << 20;
+const MIN_MEMORY: u64 = 16 << 20;
+const PRIVATE_IP: &str = "{{ GetPrivateIP }}";
+
+impl Settings {
+    /// The settings that these flags give on this machine.
+    ///
+    /// # Errors
+    /// When a value is not one of its flag's, flags contradict each other, or a flag may not be
+    /// ignored and would be.
+    pub fn resolve(flags: &Flags, machine: &Machine) -> Result<Self, Refusal> {
+        let mut notes = Vec::new();
+        let host = listen_host(flags.listen.as_deref(), machine, &mut notes)?;
+        let port = parse_port("port", flags.port.as_deref().unwrap_or("1234"), 0)?;
+        check_store_flags(flags)?;
+        let sandbox =
+            parse_choice("sandbox", flags.sandbox.as_deref(), &SANDBOXES, SandboxChoice::Auto)?;
+        let sandbox_network =
+            parse_flag("sandbox_network", flags.sandbox_network.as_deref(), false)?;
+        let cache_dir = cache_dir(flags, machine)?;
+        let settings = Self {
+            listen: SocketAddr::new(host, port),
+            client_host: if host.is_unspecified() { machine.client_host() } else { host },
+            required_header: flags.required_header.as_deref().map(parse_header).transpose()?,
+            node_name: match &flags.node_name {
+                Some(name) => parse_name("node_name", name)?,
+                None => machine.node_name(),
+            },
+            cache_size_bytes: cache_size(flags, &cache_dir)?,
+            cache_dir,
+            memory_bytes: memory(flags, machine)?,
+            worker_slots: parse_count(
+                "worker_slots",
+                flags.worker_slots.as_deref(),
+                0,
+                0..=MAX_WORKER_SLOTS,
+            )?,
+            download_concurrency: parse_count(
+                "download_concurrency",
+                flags.download_concurrency.as_deref(),
+                10,
+                1..=MAX_CONCURRENCY,
+            )?,
+            platform: platform(&flags.platform)?,
+            sandbox,
+            sandbox_network,
+            action_timeout: parse_timeout(
+                "action_timeout",
+                flags.action_timeout.as_deref(),
+                HOUR,
+                false,
+            )?,
+            drain_timeout: parse_timeout(
+                "drain_timeout",
+                flags.drain_timeout.as_deref(),
+                HOUR / 12,
+                true,
+            )?,
+            client_results: parse_flag("client_results", flags.client_results.as_deref(), true)?,
+            keep_exec_root: parse_choice(
+                "no_cleanup_execroot",
+                flags.no_cleanup_execroot.as_deref(),
+                &KEEPS,
+                KeepExecRoot::Never,
+            )?,
+            log_filter: parse_log_filter(flags.loglevel.as_deref().unwrap_or("info"))?,
+            log_format: parse_choice(
+                "log_format",
+                flags.log_format.as_deref(),
+                &FORMATS,
+                LogFormat::Text,
+            )?,
+            cores: machine.cores,
+            notes,
+            not_yet: later::warnings(flags, check_cluster_flags(flags, machine)?),
+        };
+        check_contradictions(flags, &settings)?;
+        later::refuse_unsafe(flags)?;
+        Ok(settings)
+    }
+
+    /// What was decided for want of something better; a line each, to be logged at start.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What was asked for and is not there yet; a line each, to be logged as warnings.
+    pub fn not_yet(&self) -> &[String] {
+        &self.not_yet
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SANDBOXES: [(&str, SandboxChoice); 3] = [
+    ("auto", SandboxChoice::Auto),
+    ("namespaces", SandboxChoice::Namespaces),
+    ("none", SandboxChoice::None),
+];
+const KEEPS: [(&str, KeepExecRoot); 2] =
+    [("fail", KeepExecRoot::Failed), ("all", KeepExecRoot::All)];
+const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// What a host template gives, without white space around it.
+fn evaluate(flag: &'static str, template: &str, machine: &Machine) -> Result<String, Refusal> {
+    match bbb_sockaddr::evaluate(template, &machine.interfaces) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) => Err(Refusal::value(flag, template, error.to_string())),
+    }
+}
+
+/// The IP address that a host template gives, none where it gives nothing.
+fn host_of(
+    flag: &'static str,
+    template: &str,
+    machine: &Machine,
+) -> Result<Option<IpAddr>, Refusal> {
+    let text = evaluate(flag, template, machine)?;
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);
+    match bare {
+        "" => Ok(None),
+        "localhost" => Ok(Some(Ipv4Addr::LOCALHOST.into())),
+        bare => bare.parse().map(Some).map_err(|_| {
+            let many = text.split_whitespace().count() > 1;
+            let advice = if many { "use one IP address (| limit 1)" } else { "use an IP address" };
+            let gives =
+                if template.trim() == text { String::new() } else { format!("gives {text:?}, ") };
+            Refusal::value(flag, template, format!("{gives}{advice} or a template that gives one"))
+        }),
+    }
+}
+
+fn listen_host(
+    given: Option<&str>,
+    machine: &Machine,
+    notes: &mut Vec<String>,
+) -> Result<IpAddr, Refusal> {
+    let template = given.unwrap_or(PRIVATE_IP);
+    Ok(host_of("listen", template, machine)?.unwrap_or_else(|| {
+        notes.push(format!(
+            "--listen={template} gives no address on this machine: listening on loopback, which \
+             other machines do not reach"
+        ));
+        Ipv4Addr::LOCALHOST.into()
+    }))
+}
+
+/// Checks the flags of clusters; gives whether UDP announcements are asked for.
+fn check_cluster_flags(flags: &Flags, machine: &Machine) -> Result<bool, Refusal> {
+    flags.cluster_name.as_deref().map(|name| parse_name("cluster_name", name)).transpose()?;
+    for (flag, host) in [("bind_host", &flags.bind_host), ("advertise_host", &flags.advertise_host)]
+    {
+        host.as_deref().map(|host| host_of(flag, host, machine)).transpose()?;
+    }
+    for (flag, port) in [("bind_port", &flags.bind_port), ("advertise_port", &flags.advertise_port)]
+    {
+        port.as_deref().map(|port| parse_port(flag, port, 1)).transpose()?;
+    }
+    for peer in flags.join.iter().flat_map(|list| list.split(',')) {
+        let host_port = peer.trim().rsplit_once(':');
+        let right = host_port.is_some_and(|(host, port)| {
+            !host.is_empty()
+                && !host.contains(char::is_whitespace)
+                && parse_port("join", port, 1).is_ok()
+        });
+        if !right {
+            let list = flags.join.as_deref().unwrap_or_default();
+            return Err(Refusal::value("join", list, format!("{peer:?} is no host:port")));
+        }
+    }
+    if flags.secret_key.as_deref() == Some("") {
+        return Err(Refusal::Contradiction(
+            "--secret_key is empty: give a key or leave it out".to_owned(),
+        ));
+    }
+    let Some(udp) = flags.autojoin_udp.as_deref() else { return Ok(false) };
+    if udp.is_empty() || units::parse_bool(udp) == Some(false) {
+        return Ok(false);
+    }
+    let address = evaluate("autojoin_udp", udp, machine)?;
+    // Without an address before its port a template gives nothing.
+    let nothing = address.is_empty() || address.starts_with(':');
+    if !nothing && address.parse::<SocketAddr>().is_err() {
+        let right = format!("gives {address:?}, use IP:port, false or a template");
+        return Err(Refusal::value("autojoin_udp", udp, right));
+    }
+    Ok(true)
+}
+
+/// Checks the flags of buckets and assets.
+fn check_store_flags(flags: &Flags) -> Result<(), Refusal> {
+    parse_flag("compress", flags.compress.as_deref(), true)?;
+    parse_flag("virtual_hosted_style", flags.virtual_hosted_style.as_deref(), false)?;
+    if let Some(after) = flags.expire_after.as_deref() {
+        parse_timeout("expire_after", Some(after), HOUR, false)?;
+    }
+    if let Some(endpoint) = flags.endpoint.as_deref() {
+        let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+        if rest.is_none_or(str::is_empty) {
+            return Err(Refusal::value(
+                "endpoint",
+                endpoint,
+                "use a URL, like https://s3.example.org",
+            ));
+        }
+    }
+    let empty = [
+        ("bucket", &flags.bucket, "use a name, s3://name/prefix or file:///dir"),
+        ("region", &flags.region, "use a region, like us-east-1"),
+        ("autojoin_s3", &flags.autojoin_s3, "use a key, like members"),
+    ];
+    for (flag, value, right) in empty {
+        if value.as_deref().is_some_and(|value| value.trim().is_empty()) {
+            return Err(Refusal::value(flag, "", right));
+        }
+    }
+    for (flag, hosts) in [("fetch_allow", &flags.fetch_allow), ("fetch_only", &flags.fetch_only)] {
+        for host in hosts {
+            if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                return Err(Refusal::value(flag, host, "use a host, host:port or CIDR"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_contradictions(flags: &Flags, settings: &Settings) -> Result<(), Refusal> {
+    let refuse = |what: &str| Err(Refusal::Contradiction(what.to_owned()));
+    let of_buckets = [
+        ("endpoint", flags.endpoint.is_some()),
+        ("region", flags.region.is_some()),
+        ("virtual_hosted_style", flags.virtual_hosted_style.is_some()),
+        ("autojoin_s3", flags.autojoin_s3.is_some()),
+    ];
+    if let Some((flag, _)) = of_buckets.iter().find(|(_, given)| *given && flags.bucket.is_none()) {
+        return refuse(&format!("--{flag} needs --bucket: give both or neither"));
+    }
+    if flags.secret_key.is_some() && flags.secret_key_file.is_some() {
+        return refuse("--secret_key and --secret_key_file are both given: give one");
+    }
+    if flags.tls_cert.is_some() != flags.tls_key.is_some() {
+        return refuse("--tls_cert and --tls_key belong together: give both or neither");
+    }
+    if flags.tls_client_ca.is_some() && flags.tls_cert.is_none() {
+        return refuse("--tls_client_ca needs --tls_cert and --tls_key: give all three");
+    }
+    if settings.sandbox == SandboxChoice::None
+        && flags.sandbox_network.is_some()
+        && !settings.sandbox_network
+    {
+        return refuse(
+            "--sandbox=none cannot keep actions from the network: use --sandbox=namespaces or leave out \
+             --sandbox_network=false",
+        );
+    }
+    Ok(())
+}
+
+fn cache_dir(flags: &Flags, machine: &Machine) -> Result<PathBuf, Refusal> {
+    let given = flags.cache_dir.as_ref().map(PathBuf::from);
+    let refused = |value: &str, right: &str| Refusal::value("cache_dir", value, right);
+    let path = given.or_else(|| machine.cache_dir.clone()).ok_or_else(|| {
+        refused(
+            "",
+            "this user has no home folder, so give a folder, like /var/cache/buildbuildbuild",
+        )
+    })?;
+    let shown = path.to_string_lossy().into_owned();
+    if path.is_file() {
+        return Err(refused(&shown, "is a file, use a folder"));
+    }
+    std::path::absolute(&path).map_err(|_| refused(&shown, "use a folder"))
+}
+
+fn cache_size(flags: &Flags, cache_dir: &std::path::Path) -> Result<u64, Refusal> {
+    let unasked = |error: std::io::Error| {
+        let dir = cache_dir.display();
+        Refusal::Other(format!(
+            "cannot tell what is free for --cache_dir={dir}: {error}; give --cache_size"
+        ))
+    };
+    let Some(text) = flags.cache_size.as_deref() else {
+        return defaults::cache_size_bytes(cache_dir).map_err(unasked);
+    };
+    let free =
+        if text.contains('%') { defaults::free_bytes(cache_dir).map_err(unasked)? } else { 0 };
+    parse_size("cache_size", text, free, MIN_CACHE_SIZE)
+}
+
+fn memory(flags: &Flags, machine: &Machine) -> Result<u64, Refusal> {
+    match flags.memory.as_deref() {
+        Some(text) => parse_size("memory", text, machine.memory_bytes, MIN_MEMORY),
+        None => Ok(machine.default_memory_bytes().max(MIN_MEMORY)),
+    }
+}

@@ -1,0 +1,361 @@
+//! Tables of command lines with the settings or the refusal that they give.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use bbb_sockaddr::{Flags as Link, Interface, InterfaceAddress, Interfaces};
+use clap::CommandFactory;
+use proptest::prelude::*;
+
+use super::*;
+
+fn words(line: &[&str]) -> Vec<OsString> {
+    std::iter::once("buildbuildbuild").chain(line.iter().copied()).map(OsString::from).collect()
+}
+
+fn machine() -> Machine {
+    let flags = Link { up: true, broadcast: true, ..Link::default() };
+    let interface = Interface { index: 2, name: "eth0".to_owned(), flags, ..Interface::default() };
+    let entry = InterfaceAddress {
+        address: "10.1.2.3/24".parse().unwrap(),
+        interface: std::sync::Arc::new(interface),
+    };
+    Machine {
+        interfaces: Interfaces::new(vec![entry], Some("eth0".to_owned())),
+        host_name: "builder".to_owned(),
+        unique: "0f3a".to_owned(),
+        memory_bytes: 16 << 30,
+        cores: 4,
+        cache_dir: Some("/home/someone/.cache/buildbuildbuild".into()),
+    }
+}
+
+fn flags(line: &[&str]) -> Result<Flags, Refusal> {
+    match parse(words(line))? {
+        Invocation::Node(flags) => Ok(*flags),
+        other => panic!("{line:?} gave {other:?}"),
+    }
+}
+
+fn settings(line: &[&str]) -> Settings {
+    flags(line).and_then(|flags| Settings::resolve(&flags, &machine())).unwrap_or_else(|error| {
+        panic!("{line:?}: {error}");
+    })
+}
+
+fn refusal(line: &[&str]) -> String {
+    let result = flags(line).and_then(|flags| Settings::resolve(&flags, &machine()));
+    let text = result.expect_err(&format!("{line:?}")).to_string();
+    assert_eq!(text.lines().count(), 1, "{line:?}: {text}");
+    text
+}
+
+#[test]
+fn no_flags_at_all_give_the_documented_defaults() {
+    let settings = settings(&[]);
+    assert_eq!(settings.listen.to_string(), "10.1.2.3:1234");
+    assert_eq!(settings.client_host.to_string(), "10.1.2.3");
+    assert_eq!(settings.required_header, None);
+    assert_eq!(settings.node_name, "builder-0f3a");
+    assert_eq!(settings.cache_dir.to_str(), Some("/home/someone/.cache/buildbuildbuild"));
+    assert!(settings.cache_size_bytes > 0);
+    assert_eq!(settings.memory_bytes, 2 << 30);
+    assert_eq!((settings.worker_slots, settings.download_concurrency), (0, 10));
+    let names: Vec<_> = settings.platform.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["Arch", "OSFamily"]);
+    assert_eq!((settings.sandbox, settings.sandbox_network), (SandboxChoice::Auto, false));
+    assert_eq!(settings.action_timeout, Duration::from_secs(3_600));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(300));
+    assert!(settings.client_results);
+    assert_eq!(settings.keep_exec_root, KeepExecRoot::Never);
+    assert_eq!((settings.log_filter.as_str(), settings.log_format), ("info", LogFormat::Text));
+    assert!(settings.notes().is_empty() && settings.not_yet().is_empty());
+}
+
+#[test]
+fn values_are_written_in_gos_ways_and_clap_s() {
+    let slots = |line: &[&str]| settings(line).worker_slots;
+    for line in [
+        &["--worker_slots=4"][..],
+        &["--worker_slots", "4"],
+        &["-worker_slots=4"],
+        &["-worker_slots", "4"],
+        &["--client_results", "-worker_slots", "4"],
+        &["--sandbox_network", "true", "--worker_slots=4"],
+    ] {
+        assert_eq!(slots(line), 4, "{line:?}");
+    }
+    for (line, expected) in [
+        (&["--compress"][..], Some("true")),
+        (&["-compress=false"], Some("false")),
+        (&["--compress", "false"], Some("false")),
+        (&["--compress", "-port=1"], Some("true")),
+        (&[], None),
+    ] {
+        assert_eq!(flags(line).unwrap().compress.as_deref(), expected, "{line:?}");
+    }
+    // Values may start with a dash, and have equals signs.
+    let header = flags(&["-required_header", "-x=--y=z"]).unwrap().required_header;
+    assert_eq!(header.as_deref(), Some("-x=--y=z"));
+    let twice = flags(&["--platform=a=1", "--platform", "b=2"]).unwrap().platform;
+    assert_eq!(twice, ["a=1", "b=2"]);
+}
+
+#[test]
+fn subcommands_take_their_own_words() {
+    for template in ["{{ GetPrivateIP }}", "-x", "--port=1", ""] {
+        let tool = Tool::Sockaddr { template: template.to_owned() };
+        assert_eq!(parse(words(&["sockaddr", template])), Ok(Invocation::Tool(tool)), "{template}");
+    }
+    let told = |line: &[&str]| parse(words(line)).unwrap_err().to_string();
+    assert_eq!(
+        told(&["--port=1", "sockaddr", "x"]),
+        "--port is for running a node, not for sockaddr: leave it out"
+    );
+    assert!(told(&["sockaddr"]).contains("required"), "{}", told(&["sockaddr"]));
+    assert_eq!(
+        told(&["nope"]),
+        "unexpected \"nope\": flags start with --, and subcommands are sockaddr; see --help"
+    );
+    for help in ["-h", "--help", "-help", "-V", "--version", "-version"] {
+        assert!(matches!(parse(words(&[help])), Ok(Invocation::Print(_))), "{help}");
+    }
+}
+
+/// Reads one setting as text.
+type Read = fn(&Settings) -> String;
+
+#[test]
+fn each_value_is_parsed() {
+    let table: [(&str, Read, &str); 32] = [
+        ("--listen=127.0.0.1", |s| s.listen.to_string(), "127.0.0.1:1234"),
+        ("--listen=localhost", |s| s.listen.to_string(), "127.0.0.1:1234"),
+        ("--listen=[::1]", |s| s.listen.to_string(), "[::1]:1234"),
+        ("--listen={{ GetInterfaceIP `eth0` }}", |s| s.listen.to_string(), "10.1.2.3:1234"),
+        ("--listen={{ GetPublicIP }}", |s| s.listen.to_string(), "127.0.0.1:1234"),
+        ("--listen={{ GetPublicIP }}", |s| s.notes().len().to_string(), "1"),
+        ("--listen=0.0.0.0", |s| s.client_host.to_string(), "10.1.2.3"),
+        ("--port=0", |s| s.listen.port().to_string(), "0"),
+        ("--required_header=X-Key=a=b", |s| s.required_header.clone().unwrap().value, "a=b"),
+        ("--required_header=X-Key=a=b", |s| format!("{:?}", s.required_header), "Some(x-key=...)"),
+        ("--node_name=n-1.x", |s| s.node_name.clone(), "n-1.x"),
+        ("--cache_dir=/x/../y", |s| s.cache_dir.display().to_string(), "/x/../y"),
+        ("--cache_size=8GiB", |s| s.cache_size_bytes.to_string(), "8589934592"),
+        ("--cache_size=1.5g", |s| s.cache_size_bytes.to_string(), "1610612736"),
+        ("--cache_size=500MB", |s| s.cache_size_bytes.to_string(), "500000000"),
+        ("--cache_size=2000000", |s| s.cache_size_bytes.to_string(), "2000000"),
+        ("--memory=25%", |s| s.memory_bytes.to_string(), "4294967296"),
+        ("--worker_slots=64", |s| s.worker_slots.to_string(), "64"),
+        ("--download_concurrency=1", |s| s.download_concurrency.to_string(), "1"),
+        ("--sandbox=namespaces", |s| format!("{:?}", s.sandbox), "Namespaces"),
+        ("--sandbox=none", |s| format!("{:?}", s.sandbox), "None"),
+        ("--sandbox_network", |s| s.sandbox_network.to_string(), "true"),
+        ("--action_timeout=1h30m", |s| s.action_timeout.as_secs().to_string(), "5400"),
+        ("--action_timeout=1.5s", |s| s.action_timeout.as_millis().to_string(), "1500"),
+        ("--drain_timeout=0", |s| s.drain_timeout.as_secs().to_string(), "0"),
+        ("--drain_timeout=300s", |s| s.drain_timeout.as_secs().to_string(), "300"),
+        ("--client_results=false", |s| s.client_results.to_string(), "false"),
+        ("--no_cleanup_execroot=fail", |s| format!("{:?}", s.keep_exec_root), "Failed"),
+        ("--loglevel=panic", |s| s.log_filter.clone(), "error"),
+        ("--loglevel=WARN,bbb_storage=debug", |s| s.log_filter.clone(), "warn,bbb_storage=debug"),
+        (
+            "--loglevel=bbb_worker::stage=fatal",
+            |s| s.log_filter.clone(),
+            "info,bbb_worker::stage=error",
+        ),
+        ("--log_format=json", |s| format!("{:?}", s.log_format), "Json"),
+    ];
+    for (flag, read, expected) in table {
+        assert_eq!(read(&settings(&[flag])), expected, "{flag}");
+    }
+    let platform = |line: &[&str]| settings(line).platform;
+    assert!(platform(&["--platform=pool=gpu"]).contains(&("pool".to_owned(), "gpu".to_owned())));
+    assert_eq!(
+        platform(&["--platform=OSFamily=x", "--platform=Arch="]),
+        [("OSFamily".to_owned(), "x".to_owned())]
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let table = [
+        (
+            "--worker-slots=4",
+            "unknown flag --worker-slots, did you mean --worker_slots?; see --help",
+        ),
+        ("-prot=4", "unknown flag -prot, did you mean --port?; see --help"),
+        ("--zzz", "unknown flag --zzz; see --help"),
+        ("-p=4", "unknown flag -p; see --help"),
+        ("---port=4", "unknown flag ---port"),
+        ("--", "unknown flag --; see --help"),
+        ("--port", "--port needs a value: --port=PORT"),
+        ("--port=70000", "--port=70000: use a port from 0 to 65535"),
+        ("--port=+80", "--port=+80: use a port"),
+        ("--listen={{ nope }}", "--listen={{ nope }}: column 4: unknown function \"nope\""),
+        ("--listen=example.org", "--listen=example.org: use an IP address"),
+        ("--listen=10.0.0.1:80", "--listen=10.0.0.1:80: use an IP address"),
+        ("--listen=1.1.1.1 2.2.2.2", "use one IP address (| limit 1)"),
+        ("--listen={{ GetAllInterfaces }}", "gives \"[10.1.2.3/24"),
+        ("--required_header=secret", "--required_header=...: use name=value"),
+        ("--required_header=X-Key= a", "must be visible ASCII, without spaces around it"),
+        ("--required_header=a b=c", "the name before = must be that of a header"),
+        ("--required_header=key-bin=c", "gRPC keeps this name"),
+        ("--node_name=a b", "--node_name=a b: use up to 100 letters"),
+        ("--cluster_name=", "--cluster_name=: use up to 100 letters"),
+        (
+            "--cache_size=8XB",
+            "--cache_size=8XB: use a size of at least 1 MiB, like 8GiB, 500MB or 25%",
+        ),
+        ("--cache_size=1", "use a size of at least 1 MiB"),
+        ("--cache_size=101%", "use a size"),
+        ("--memory=-1", "--memory=-1: use a size of at least 16 MiB"),
+        ("--worker_slots=-1", "--worker_slots=-1: use a number from 0 to 4096"),
+        ("--download_concurrency=0", "use a number from 1 to 1000"),
+        ("--compress=maybe", "--compress=maybe: use true or false"),
+        ("--no_cleanup_execroot=none", "--no_cleanup_execroot=none: use fail or all"),
+        ("--sandbox=docker", "--sandbox=docker: use auto or namespaces or none"),
+        ("--action_timeout=0", "use a duration more than 0, like 300s"),
+        (
+            "--action_timeout=300",
+            "--action_timeout=300: use a duration more than 0, like 300s, 5m or 1h30m",
+        ),
+        ("--drain_timeout=5x", "--drain_timeout=5x: use a duration, like"),
+        ("--expire_after=9999999d", "use a duration more than 0"),
+        ("--platform=linux", "--platform=linux: use name=value"),
+        ("--loglevel=loud", "--loglevel=loud: use panic, fatal, error"),
+        ("--loglevel=info,debug", "--loglevel=info,debug: use"),
+        ("--log_format=xml", "--log_format=xml: use text or json"),
+        ("--join=a:1,b", "--join=a:1,b: \"b\" is no host:port"),
+        ("--bind_port=0", "--bind_port=0: use a port from 1 to 65535"),
+        ("--advertise_host=x", "--advertise_host=x: use an IP address"),
+        (
+            "--autojoin_udp=10.0.0.255",
+            "--autojoin_udp=10.0.0.255: gives \"10.0.0.255\", use IP:port",
+        ),
+        ("--fetch_allow=a b", "--fetch_allow=a b: use a host, host:port or CIDR"),
+        ("--node_name=a\nb", "--node_name=a\\nb: use up to"),
+        // Contradictions.
+        ("--endpoint=https://s3.example.org", "--endpoint needs --bucket"),
+        ("--autojoin_s3=members", "--autojoin_s3 needs --bucket"),
+        ("--tls_cert=a", "--tls_cert and --tls_key belong together"),
+        // What may not be ignored.
+        ("--bucket=b", "--bucket would do nothing: buckets come with a later release"),
+        ("--secret_key=topsecret", "--secret_key would do nothing: clusters come"),
+        ("--secret_key_file=/k", "--secret_key_file would do nothing"),
+    ];
+    for (flag, expected) in table {
+        let told = refusal(&[flag]);
+        assert!(told.contains(expected), "{flag}\n  gave: {told}\n  not:  {expected}");
+        assert!(!told.contains("topsecret"), "{told}");
+    }
+    let table: [(&[&str], &str); 6] = [
+        (&["--port=1", "-port=2"], "--port is given more than once"),
+        (&["--join", "--compress"], "--join needs a value: --join=HOST:PORT,..."),
+        (
+            &["--secret_key=a", "--secret_key_file=b"],
+            "--secret_key and --secret_key_file are both given",
+        ),
+        (&["--tls_cert=a", "--tls_key=b"], "--tls_cert would do nothing: TLS for clients comes"),
+        (&["--tls_client_ca=a"], "--tls_client_ca needs --tls_cert and --tls_key"),
+        (
+            &["--sandbox=none", "--sandbox_network=false"],
+            "--sandbox=none cannot keep actions from the network",
+        ),
+    ];
+    for (line, expected) in table {
+        assert!(refusal(line).contains(expected), "{line:?} gave {}", refusal(line));
+    }
+}
+
+#[test]
+fn what_is_not_there_yet_is_said() {
+    for flag in [
+        "--cluster_name=c",
+        "--bind_host=127.0.0.1",
+        "--bind_port=1",
+        "--advertise_host=127.0.0.1",
+        "--advertise_port=1",
+        "--autojoin_udp={{ GetPrivateInterfaces | attr `broadcast` }}:9876",
+        "--join=a:1,[::1]:2",
+        "--compress=false",
+        "--expire_after=30d",
+        "--fetch_allow=10.0.0.0/8",
+        "--fetch_only=example.org",
+    ] {
+        let said = settings(&[flag]).not_yet().to_vec();
+        let name = flag.split('=').next().unwrap();
+        assert_eq!(said.len(), 1, "{flag}");
+        assert!(said[0].starts_with(&format!("{name} does nothing yet: ")), "{said:?}");
+    }
+    for off in ["--autojoin_udp=false", "--autojoin_udp="] {
+        assert!(settings(&[off]).not_yet().is_empty());
+    }
+}
+
+#[test]
+fn a_machine_without_a_home_needs_a_cache_folder() {
+    let homeless = Machine { cache_dir: None, ..machine() };
+    let told = Settings::resolve(&Flags::default(), &homeless).unwrap_err().to_string();
+    assert!(told.contains("--cache_dir=: this user has no home folder"), "{told}");
+}
+
+/// The names of FLAGS in the project's documentation, in the order of its tables.
+const DOCUMENTED: &str = "listen port required_header cluster_name node_name bind_host bind_port \
+    advertise_host advertise_port autojoin_s3 autojoin_udp join secret_key secret_key_file bucket region \
+    cache_dir worker_slots download_concurrency compress no_cleanup_execroot loglevel | endpoint \
+    virtual_hosted_style cache_size memory expire_after platform sandbox sandbox_network action_timeout \
+    drain_timeout tls_cert tls_key tls_client_ca client_results fetch_allow fetch_only log_format";
+
+#[test]
+fn help_has_every_flag_in_the_documented_order() {
+    let command = Flags::command();
+    let names: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let documented: Vec<_> = DOCUMENTED.split_whitespace().filter(|name| *name != "|").collect();
+    assert_eq!(names, documented);
+    let Ok(Invocation::Print(help)) = parse(words(&["--help"])) else { panic!("no help") };
+    let mut rest = help.as_str();
+    for name in DOCUMENTED.replace('|', "own:").split_whitespace() {
+        let at =
+            rest.find(name).unwrap_or_else(|| panic!("{name} is not there, or too early:\n{help}"));
+        rest = &rest[at..];
+    }
+    for default in
+        ["1234", "default_cluster", "7946", "us-east-1", "info", "1h", "5m", "auto", "text"]
+    {
+        assert!(help.contains(&format!("[default: {default}]")), "{default}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_panics(
+        line in prop::collection::vec(
+            prop_oneof![
+                "-{0,3}[a-z_]{0,12}(=\\PC{0,8})?",
+                prop::sample::select(DOCUMENTED.split_whitespace().collect::<Vec<_>>())
+                    .prop_flat_map(|name| ("--?", "(=\\PC{0,8}|=[0-9.]{1,4}[a-zA-Z%]{0,3})?")
+                        .prop_map(move |(dashes, value)| format!("{dashes}{name}{value}"))),
+                "\\PC{0,10}",
+            ],
+            0..6,
+        )
+    ) {
+        let line = std::iter::once("buildbuildbuild".to_owned()).chain(line).map(OsString::from);
+        match parse(line) {
+            Ok(Invocation::Node(flags)) => {
+                if let Err(refusal) = Settings::resolve(&flags, &machine()) {
+                    prop_assert_eq!(refusal.to_string().lines().count(), 1);
+                }
+            }
+            Ok(_) => {}
+            Err(refusal) => prop_assert_eq!(refusal.to_string().lines().count(), 1),
+        }
+    }
+
+    #[test]
+    fn bytes_for_people_are_not_far_off(bytes: u64) {
+        let text = format_bytes(bytes);
+        let parsed = units::parse_bytes(&text.replace(" bytes", "")).unwrap();
+        prop_assert!(parsed <= bytes && bytes - parsed <= bytes / 10, "{} {}", bytes, text);
+    }
+}

@@ -1,0 +1,98 @@
+//! Sizes, durations, shares and booleans as they are written on a command line.
+
+use std::time::Duration;
+
+/// Go's: `1`, `t`, `true` and their opposites, in any case.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => Some(true),
+        "0" | "f" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+const SIZE_UNITS: [(&str, u64); 13] = [
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("k", 1 << 10),
+    ("m", 1 << 20),
+    ("g", 1 << 30),
+    ("t", 1 << 40),
+    ("b", 1),
+];
+
+/// Bytes: `8GiB`, `1.5G` (powers of 1,024), `500MB` (powers of 1,000), or a plain number.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let unit = SIZE_UNITS.iter().find(|(name, _)| lower.ends_with(name));
+    let (number, unit) = match unit {
+        Some((name, unit)) => (lower[..lower.len() - name.len()].trim_end(), *unit),
+        None => (lower.as_str(), 1),
+    };
+    scaled(number, unit.into()).and_then(|bytes| u64::try_from(bytes).ok())
+}
+
+/// A share in percent of `whole`, none where the text has no percent sign: `Some(None)` is a bad
+/// share.
+pub(crate) fn parse_share(text: &str, whole: u64) -> Option<Option<u64>> {
+    let number = text.trim().strip_suffix('%')?.trim_end();
+    let share = scaled(number, u128::from(whole)).map(|scaled| scaled / 100);
+    Some(share.and_then(|share| u64::try_from(share).ok()).filter(|share| *share <= whole))
+}
+
+/// Go's durations, and days: `1h`, `1h30m`, `1.5h`, `300s`, `250ms`, `7d`, `0`.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 5] =
+        [("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+    let mut rest = text.trim();
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total_ms = 0u64;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at(digits);
+        let (name, unit) = UNITS.iter().find(|(name, _)| behind.starts_with(name))?;
+        let part = u64::try_from(scaled(number, u128::from(*unit))?).ok()?;
+        total_ms = total_ms.checked_add(part)?;
+        rest = &behind[name.len()..];
+        if rest.is_empty() {
+            return Some(Duration::from_millis(total_ms));
+        }
+    }
+}
+
+/// A decimal number times a unit, rounded down; exact, without floating point.
+fn scaled(number: &str, unit: u128) -> Option<u128> {
+    const MAX_DIGITS: usize = 9;
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > MAX_DIGITS {
+        return None;
+    }
+    let scale = 10u128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let whole = whole.parse::<u128>().ok()?.checked_mul(unit)?;
+    let part = part.parse::<u128>().ok()?.checked_mul(unit)? / scale;
+    whole.checked_add(part)
+}
+
+/// Bytes for people: `12.5 GiB`.
+pub fn format_bytes(bytes: u64) -> String {
+    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (name, unit) in units {
+        if bytes >= unit {
+            let tenths = u128::from(bytes) * 10 / u128::from(unit);
+            return match tenths % 10 {
+                0 => format!("{} {name}", tenths / 10),
+                tenth => format!("{}.{tenth} {name}", tenths / 10),
+            };
+        }
+    }
+    format!("{bytes} bytes")
+}

@@ -1,0 +1,3 @@
+#!/bin/bash
+echo "before the hang"
+sleep 86304.5
