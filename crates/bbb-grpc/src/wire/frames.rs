@@ -98,6 +98,8 @@ impl Frames {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cut(body: &[u8], len: usize) -> Result<Vec<Bytes>, FrameError> {
@@ -117,6 +119,13 @@ mod tests {
         let body = b"\0\0\0\0\x03abc\0\0\0\0\0\0\0\0\0\x02de";
         for len in 1..body.len() {
             assert_eq!(cut(body, len).unwrap(), ["abc", "", "de"], "{len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_cut_alike_or_refused(body: Vec<u8>, len in 1usize..9) {
+            prop_assert_eq!(cut(&body, len), cut(&body, body.len().max(1)));
         }
     }
 

@@ -1,0 +1,14 @@
+//! The doors as clients see them: real clients over loopback, against stores in memory.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what supports tests may fail as they do"
+)]
+
+mod action_cache;
+mod bytestream;
+mod cas;
+mod port;
+mod support;
