@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bbb_lifecycle::TaskGroup;
-use bbb_scheduler::{Assignment, Dispatch, DispatchError, Outcome, Reporter, WorkerLink, WorkerOffer};
+use bbb_scheduler::{
+    Assignment, Dispatch, DispatchError, Outcome, Reporter, WorkerLink, WorkerOffer,
+};
 use tokio::time::sleep;
 
 use crate::{Executor, Report};

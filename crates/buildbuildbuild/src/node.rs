@@ -121,7 +121,8 @@ async fn start_worker(
         SandboxChoice::Namespaces => Mode::Namespaces,
         SandboxChoice::None => Mode::None,
     };
-    let sandbox = bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
+    let sandbox =
+        bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
     tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));
     let mut worker = bbb_worker::Settings::new(&settings.node_name, disk.scratch());
     worker.download_concurrency = settings.download_concurrency;
@@ -131,9 +132,10 @@ async fn start_worker(
         KeepExecRoot::Failed => Keep::Failed,
         KeepExecRoot::All => Keep::All,
     };
-    let local =
-        Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
-            .context("cannot make the worker's folder")?;
+    let files = Arc::clone(disk);
+    let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
+        .context("cannot make the worker's folder")?
+        .linking(move |instance| files.local_files(instance));
     let offer = WorkerOffer {
         name: settings.node_name.clone(),
         slots: u32::try_from(settings.worker_slots)?,
@@ -155,10 +157,8 @@ fn doors(
         .transpose()
         .context("--required_header")?;
     let exec_enabled = settings.worker_slots > 0;
-    let execution = ExecutionSettings {
-        action_timeout: settings.action_timeout,
-        enabled: exec_enabled,
-    };
+    let execution =
+        ExecutionSettings { action_timeout: settings.action_timeout, enabled: exec_enabled };
     let doors = Doors::new(
         bbb_grpc::Settings {
             client_results: settings.client_results,
