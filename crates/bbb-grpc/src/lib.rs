@@ -17,6 +17,7 @@ mod door;
 pub mod execution;
 pub mod limits;
 pub mod operations;
+pub mod reflection;
 mod request_metadata;
 mod required_header;
 mod server;
