@@ -14,7 +14,7 @@ pub struct Command {
     pub arguments: Vec<String>,
     /// The whole environment: names and values.
     pub environment: Vec<(String, String)>,
-    /// The outputs, relative to the working directory.
+    /// The outputs.
     pub outputs: Outputs,
     /// Where the command runs, relative to the input root.
     pub working_directory: OutputPath,
@@ -32,19 +32,28 @@ pub struct Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outputs {
     /// `output_paths`: each may turn out to be a file, a directory or a symlink (since API 2.1).
-    Paths(Vec<OutputPath>),
+    Paths(Vec<Output>),
     /// `output_files` and `output_directories`, as clients of API 2.0 send them.
     Legacy {
         /// Outputs that must be files or symlinks to files.
-        files: Vec<OutputPath>,
+        files: Vec<Output>,
         /// Outputs that must be directories or symlinks to directories.
-        directories: Vec<OutputPath>,
+        directories: Vec<Output>,
     },
 }
 
+/// One declared output.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Output {
+    /// As the command says it, relative to its working directory: results repeat it to the letter.
+    pub declared: Box<str>,
+    /// Where that is, relative to the input root.
+    pub path: OutputPath,
+}
+
 impl Outputs {
-    /// Every declared path.
-    pub fn paths(&self) -> impl Iterator<Item = &OutputPath> {
+    /// Every declared output.
+    pub fn iter(&self) -> impl Iterator<Item = &Output> {
         let (first, second) = match self {
             Self::Paths(paths) => (paths, &[][..]),
             Self::Legacy { files, directories } => (files, &directories[..]),
@@ -117,19 +126,21 @@ impl Command {
             let what = format!("{unknown:?} is not supported; unix_mode and mtime are");
             return Err(Invalid::new("output_node_properties", what));
         }
+        let working_directory = OutputPath::new(&command.working_directory)
+            .map_err(|invalid| Invalid::new("working_directory", invalid.what))?;
         Ok(Self {
             wants_unix_mode: properties.iter().any(|name| name == "unix_mode"),
             wants_mtime: properties.iter().any(|name| name == "mtime"),
             output_directory_format: directory_format(command.output_directory_format)?,
             outputs: outputs(
+                &working_directory,
                 &command.output_paths,
                 &command.output_files,
                 &command.output_directories,
             )?,
             arguments: arguments(command.arguments)?,
             environment: environment(command.environment_variables)?,
-            working_directory: OutputPath::new(&command.working_directory)
-                .map_err(|invalid| Invalid::new("working_directory", invalid.what))?,
+            working_directory,
             platform: command.platform.map(Properties::from).unwrap_or_default(),
         })
     }
@@ -180,36 +191,44 @@ fn environment(
     Ok(variables.into_iter().map(|variable| (variable.name, variable.value)).collect())
 }
 
-fn outputs(paths: &[String], files: &[String], directories: &[String]) -> Result<Outputs, Invalid> {
+fn outputs(
+    base: &OutputPath,
+    paths: &[String],
+    files: &[String],
+    directories: &[String],
+) -> Result<Outputs, Invalid> {
     if !paths.is_empty() {
-        return Ok(Outputs::Paths(distinct("output_paths", paths)?));
+        return Ok(Outputs::Paths(distinct("output_paths", base, paths)?));
     }
-    let files = distinct("output_files", files)?;
-    let directories = distinct("output_directories", directories)?;
-    let known: BTreeSet<_> = files.iter().collect();
-    for file in &files {
-        if file.is_empty() {
-            return Err(Invalid::new("output_files", "holds an empty path"));
+    let files = distinct("output_files", base, files)?;
+    let directories = distinct("output_directories", base, directories)?;
+    let known: BTreeSet<_> = files.iter().map(|file| &file.path).collect();
+    for Output { declared, path } in &files {
+        if path == base {
+            return Err(Invalid::new("output_files", "holds the working directory itself"));
         }
-        let ancestors = std::iter::successors(file.parent(), OutputPath::parent);
+        let ancestors = std::iter::successors(path.parent(), OutputPath::parent);
         if let Some(above) = ancestors.into_iter().find(|above| known.contains(above)) {
-            let what = format!("{file} is below {above}, which is an output file too");
+            let what = format!("{declared:?} is below {above}, which is an output file too");
             return Err(Invalid::new("output_files", what));
         }
     }
-    if let Some(both) = directories.iter().find(|directory| known.contains(directory)) {
-        let what = format!("{both} is an output file too");
+    if let Some(both) = directories.iter().find(|directory| known.contains(&directory.path)) {
+        let what = format!("{:?} is an output file too", both.declared);
         return Err(Invalid::new("output_directories", what));
     }
     Ok(Outputs::Legacy { files, directories })
 }
 
-fn distinct(field: &str, paths: &[String]) -> Result<Vec<OutputPath>, Invalid> {
-    let paths = paths
-        .iter()
-        .map(|path| OutputPath::new(path).map_err(|invalid| Invalid::new(field, invalid.what)))
-        .collect::<Result<BTreeSet<_>, _>>()?;
-    Ok(paths.into_iter().collect())
+/// The outputs of one field, sorted, each once.
+fn distinct(field: &str, base: &OutputPath, paths: &[String]) -> Result<Vec<Output>, Invalid> {
+    let output = |declared: &String| {
+        let path = OutputPath::resolve(base, declared)
+            .map_err(|invalid| Invalid::new(field, invalid.what))?;
+        Ok(Output { declared: declared.as_str().into(), path })
+    };
+    let outputs = paths.iter().map(output).collect::<Result<BTreeSet<_>, _>>()?;
+    Ok(outputs.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -280,7 +299,20 @@ mod tests {
             ..valid()
         };
         let command = Command::decode(&command.encode_to_vec()).unwrap();
-        let paths: Vec<_> = command.outputs.paths().map(OutputPath::as_str).collect();
+        let paths: Vec<_> = command.outputs.iter().map(|output| output.path.as_str()).collect();
         assert_eq!(paths, ["a", "b"]);
+    }
+
+    #[test]
+    fn outputs_may_stand_beside_the_working_directory() {
+        let output_paths = vec![".".to_owned(), "../../install".to_owned()];
+        let command = reapi::Command { working_directory: "a/b".into(), output_paths, ..valid() };
+        let command = Command::decode(&command.encode_to_vec()).unwrap();
+        let outputs: Vec<_> = command
+            .outputs
+            .iter()
+            .map(|output| (&*output.declared, output.path.as_str()))
+            .collect();
+        assert_eq!(outputs, [(".", "a/b"), ("../../install", "install")]);
     }
 }

@@ -22,7 +22,7 @@ pub mod proto;
 pub mod status;
 
 pub use action::Action;
-pub use command::{Command, OutputDirectoryFormat, Outputs, Properties};
+pub use command::{Command, Output, OutputDirectoryFormat, Outputs, Properties};
 pub use digest::{
     ToProto, announced_function, digest, function_code, requested_function, required_digest,
 };

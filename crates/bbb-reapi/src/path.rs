@@ -57,6 +57,34 @@ impl OutputPath {
         Ok(Self(path.into()))
     }
 
+    /// Reads a path that is relative to `base`, both being relative to the same folder. Unlike the path of
+    /// a node it may hold `.` and `..`, which are resolved by what stands there; some clients declare
+    /// outputs beside their working directory so.
+    ///
+    /// # Errors
+    /// As [`OutputPath::new`]; also if the path leaves the folder.
+    pub fn resolve(base: &Self, path: &str) -> Result<Self, Invalid> {
+        let mut segments: Vec<&str> = base.segments().collect();
+        let steps = path.split('/').filter(|_| !path.is_empty());
+        for step in steps {
+            match step {
+                "." => {}
+                ".." if segments.pop().is_none() => {
+                    return Err(Invalid::new("path", format!("{path:?} leaves the input root")));
+                }
+                ".." => {}
+                _ => {
+                    check_segment(step).map_err(|what| {
+                        let rule = "must be relative and plain, but a segment";
+                        Invalid::new("path", format!("{path:?} {rule} {what}"))
+                    })?;
+                    segments.push(step);
+                }
+            }
+        }
+        Self::new(&segments.join("/"))
+    }
+
     /// The path.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -78,16 +106,6 @@ impl OutputPath {
             return None;
         }
         Some(Self(self.0.rsplit_once('/').map_or("", |(parent, _)| parent).into()))
-    }
-
-    /// This path below `base`.
-    #[must_use]
-    pub fn below(&self, base: &Self) -> Self {
-        match (base.is_empty(), self.is_empty()) {
-            (true, _) => self.clone(),
-            (_, true) => base.clone(),
-            _ => Self(format!("{}/{}", base.0, self.0).into()),
-        }
     }
 }
 
@@ -132,6 +150,26 @@ mod tests {
     }
 
     #[test]
+    fn paths_beside_the_working_directory_stay_in_the_root() {
+        let base = OutputPath::new("work/here").unwrap();
+        let resolve = |path| OutputPath::resolve(&base, path);
+        for (path, resolved) in [
+            ("", "work/here"),
+            (".", "work/here"),
+            ("a", "work/here/a"),
+            ("./a/../b", "work/here/b"),
+            ("../a", "work/a"),
+            ("../../a", "a"),
+            ("../..", ""),
+        ] {
+            assert_eq!(resolve(path).unwrap().as_str(), resolved, "{path:?}");
+        }
+        for path in ["../../..", "../../../a", "/a", "a/", "a//b", "a\0", "x/../../../../y"] {
+            assert!(resolve(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
     fn names_are_one_segment() {
         for name in ["", "/", "a/b", ".", "..", "a\0", &"x".repeat(256)] {
             assert!(FileName::new(name).is_err(), "{name:?}");
@@ -140,14 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn paths_have_parents_and_bases() {
+    fn paths_have_parents() {
         let path = |path| OutputPath::new(path).unwrap();
         assert_eq!(path("a/b").parent(), Some(path("a")));
         assert_eq!(path("a").parent(), Some(path("")));
         assert_eq!(path("").parent(), None);
-        assert_eq!(path("b").below(&path("a")), path("a/b"));
-        assert_eq!(path("").below(&path("a")), path("a"));
-        assert_eq!(path("b").below(&path("")), path("b"));
         assert_eq!(path("a/b").segments().count(), 2);
         assert_eq!(path("").segments().count(), 0);
     }

@@ -32,8 +32,8 @@ fn check(bytes: &[u8]) {
         }
     }
     if let Ok(command) = Command::decode(bytes) {
-        for path in command.outputs.paths() {
-            assert!(path.segments().all(|segment| segment != ".."));
+        for output in command.outputs.iter() {
+            assert!(output.path.segments().all(|segment| segment != ".."));
         }
     }
     let _ = Tree::decode(Function::Sha256, bytes);

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bbb_digest::Digest;
-use bbb_reapi::{FileName, NodeProperties, OutputPath, Outputs};
+use bbb_reapi::{FileName, NodeProperties, Output, OutputPath, Outputs};
 use bbb_sandbox::{Entry, ExecRoot, Kind, Origin, View};
 
 use crate::{error::Error, fetch::Lease, inputs::Node};
@@ -42,7 +42,7 @@ pub(crate) struct Scene<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// Each output that is there, in the order in which they were declared.
-    pub(crate) outputs: Vec<(OutputPath, Declared, Found)>,
+    pub(crate) outputs: Vec<(Box<str>, Declared, Found)>,
     /// Every file among the outputs, the index being what [`Found::File`] refers to.
     pub(crate) files: Vec<OutputFile>,
     /// What was left out, for people.
@@ -81,20 +81,19 @@ impl Survey {
     /// Looks at all that the command of `lease` declares.
     pub(crate) fn take(scene: &Scene<'_>) -> Result<Self, Error> {
         let mut survey = Self::default();
-        let declared: Vec<(&OutputPath, Declared)> = match &scene.lease.command.outputs {
+        let declared: Vec<(&Output, Declared)> = match &scene.lease.command.outputs {
             Outputs::Paths(paths) => paths.iter().map(|path| (path, Declared::Path)).collect(),
             Outputs::Legacy { files, directories } => (files.iter())
                 .map(|path| (path, Declared::File))
                 .chain(directories.iter().map(|path| (path, Declared::Directory)))
                 .collect(),
         };
-        for (path, declared) in declared {
-            let at = path.below(&scene.lease.command.working_directory);
-            let at = Path::new(at.as_str());
+        for (output, declared) in declared {
+            let at = Path::new(output.path.as_str());
             let Some(entry) = scene.view.look_up(at).map_err(unreadable)? else { continue };
-            survey.check_kind(scene, path, at, declared, &entry)?;
+            survey.check_kind(scene, &output.declared, at, declared, &entry)?;
             if let Some(found) = survey.node(scene, at, &entry, 0)? {
-                survey.outputs.push((path.clone(), declared, found));
+                survey.outputs.push((output.declared.clone(), declared, found));
             }
         }
         Ok(survey)
@@ -104,7 +103,7 @@ impl Survey {
     fn check_kind(
         &mut self,
         scene: &Scene<'_>,
-        path: &OutputPath,
+        path: &str,
         at: &Path,
         declared: Declared,
         entry: &Entry,

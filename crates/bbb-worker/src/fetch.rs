@@ -55,7 +55,7 @@ impl Lease {
         };
         let inputs = InputTree::new(action.input_root, walk)?;
         inputs.check_working_directory(&command.working_directory)?;
-        let output_parents = inputs.output_parents(&command.working_directory, &command.outputs)?;
+        let output_parents = inputs.output_parents(&command.outputs)?;
         let plan = inputs.plan()?;
         let platform = match &action.platform {
             Some(platform) if !platform.is_empty() => platform.clone(),

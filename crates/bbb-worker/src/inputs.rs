@@ -133,15 +133,10 @@ impl InputTree {
     ///
     /// # Errors
     /// If a file or symlink of the tree stands where a directory must.
-    pub(crate) fn output_parents(
-        &self,
-        working_directory: &OutputPath,
-        outputs: &Outputs,
-    ) -> Result<Vec<OutputPath>, Invalid> {
+    pub(crate) fn output_parents(&self, outputs: &Outputs) -> Result<Vec<OutputPath>, Invalid> {
         let mut parents = std::collections::BTreeSet::new();
-        for output in outputs.paths() {
-            let output = output.below(working_directory);
-            let above = std::iter::successors(output.parent(), OutputPath::parent);
+        for output in outputs.iter() {
+            let above = std::iter::successors(output.path.parent(), OutputPath::parent);
             for parent in above.take_while(|parent| !parent.is_empty()) {
                 if !parents.insert(parent.clone()) {
                     break;
@@ -151,7 +146,10 @@ impl InputTree {
                     Some(Node::Symlink) => "a symlink",
                     Some(Node::Directory(_)) | None => continue,
                 };
-                let what = format!("{output} would be below {parent}, {kind} of the input tree");
+                let what = format!(
+                    "{} would be below {parent}, {kind} of the input tree",
+                    output.declared
+                );
                 return Err(Invalid::new("command.output_paths", what));
             }
         }

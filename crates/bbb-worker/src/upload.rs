@@ -147,7 +147,7 @@ pub(crate) fn assemble(
 ) -> reapi::ActionResult {
     let mut result = reapi::ActionResult::default();
     for (path, declared, found) in &survey.outputs {
-        let path = path.as_str().to_owned();
+        let path = String::from(&**path);
         match found {
             Found::File { index, is_executable, properties } => {
                 result.output_files.push(reapi::OutputFile {
