@@ -99,6 +99,11 @@ impl Survey {
         Ok(survey)
     }
 
+    /// Whether a directory is among the outputs.
+    pub(crate) fn has_directories(&self) -> bool {
+        self.outputs.iter().any(|(_, _, found)| matches!(found, Found::Directory { .. }))
+    }
+
     /// Notes it where an output is of another kind than was declared.
     fn check_kind(
         &mut self,

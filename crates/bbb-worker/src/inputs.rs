@@ -200,3 +200,81 @@ impl InputTree {
         Ok(plan)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bbb_digest::Function;
+    use bbb_reapi::{DirectoryNode, FileName};
+
+    use super::*;
+
+    const FUNCTION: Function = Function::Sha256;
+
+    fn name(name: &str) -> FileName {
+        FileName::new(name).unwrap()
+    }
+
+    fn path(path: &str) -> OutputPath {
+        OutputPath::new(path).unwrap()
+    }
+
+    fn file(at: &str, content: &[u8]) -> FileNode {
+        FileNode {
+            name: name(at),
+            digest: Digest::of(FUNCTION, content),
+            is_executable: false,
+            properties: NodeProperties::default(),
+        }
+    }
+
+    /// A root with a file, a symlink and one directory at two places.
+    fn tree() -> InputTree {
+        let below = Directory { files: vec![file("f", b"x")], ..Directory::default() };
+        let digest = Digest::of(FUNCTION, b"below");
+        let node = |at| DirectoryNode { name: name(at), digest };
+        let target = "a".into();
+        let symlink =
+            SymlinkNode { name: name("link"), target, properties: NodeProperties::default() };
+        let root = Directory {
+            files: vec![file("f", b"x"), file("g", b"y")],
+            directories: vec![node("a"), node("b")],
+            symlinks: vec![symlink],
+            ..Directory::default()
+        };
+        let root_digest = Digest::of(FUNCTION, b"root");
+        let directories = vec![(root_digest, Arc::new(root)), (digest, Arc::new(below))];
+        InputTree::new(root_digest, Walk { directories, missing: Vec::new() }).unwrap()
+    }
+
+    #[test]
+    fn each_blob_is_planned_once_with_all_its_places() {
+        let plan = tree().plan().unwrap();
+        let paths: Vec<_> = plan.directories.iter().map(|planned| planned.path.as_str()).collect();
+        assert_eq!(paths, ["", "a", "b"]);
+        let places: Vec<_> = plan.blobs.iter().map(|blob| blob.places.clone()).collect();
+        assert_eq!(places, [vec![(0, 0), (1, 0), (2, 0)], vec![(0, 1)]]);
+    }
+
+    #[test]
+    fn parents_of_outputs_come_outermost_first_and_are_no_files() {
+        let outputs = |paths: &[&str]| Outputs::Paths(paths.iter().map(|at| path(at)).collect());
+        let parents = tree().output_parents(&path("a"), &outputs(&["x/y/z", "o"])).unwrap();
+        assert_eq!(parents, [path("a"), path("a/x"), path("a/x/y")]);
+        for bad in ["f/x", "link/x", "a/f/x/y"] {
+            assert!(tree().output_parents(&path(""), &outputs(&[bad])).is_err(), "{bad}");
+        }
+        // An output may take the place of an input.
+        assert!(tree().output_parents(&path(""), &outputs(&["f", "link", "a"])).is_ok());
+    }
+
+    #[test]
+    fn a_tree_with_a_gap_is_refused() {
+        let digest = Digest::of(FUNCTION, b"nowhere");
+        let node = DirectoryNode { name: name("a"), digest };
+        let root = Directory { directories: vec![node], ..Directory::default() };
+        let root_digest = Digest::of(FUNCTION, b"root");
+        let walk = Walk { directories: vec![(root_digest, Arc::new(root))], missing: Vec::new() };
+        assert!(InputTree::new(root_digest, walk).is_err());
+        assert!(InputTree::new(root_digest, Walk::default()).is_err());
+    }
+}

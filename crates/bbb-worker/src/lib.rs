@@ -1,6 +1,6 @@
 //! Fetches an action's inputs, runs it and stores its outputs.
 //!
-//! The seam is [`Executor`]; [`Local`] is the one that runs actions here. A task goes through stages, each a
+//! The seam is [`Executor`]; [`Local`] is the one that runs actions here, and [`Slots`] brings it tasks. A task goes through stages, each a
 //! type of its own that the next one takes by value: `Lease` (read and checked, `fetch`), `Prepared` (staged,
 //! `stage`), `Ran` (`run`), and the `Outcome` (`collect`, `upload`, `outcome`).
 //!

@@ -45,7 +45,7 @@ pub struct Settings {
 pub enum Keep {
     /// None.
     None,
-    /// Those of actions that failed, timed out or met a fault while they ran.
+    /// Those of commands that failed or timed out.
     Failed,
     /// All.
     All,

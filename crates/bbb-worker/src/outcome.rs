@@ -50,11 +50,16 @@ impl Ran {
         let mut digests = hash(&mut blobs, function, files, &folder, keeps).await?;
         let (stderr, stdout) = (digests.pop(), digests.pop());
         let format = lease.command.output_directory_format;
-        let (mut result, blobs, survey) = blocking("assemble outputs", move || {
+        // Only trees take long to encode and hash.
+        let has_directories = survey.has_directories();
+        let assembled = move || {
             let result = assemble(&mut blobs, function, format, &survey, &digests);
             Ok((result, blobs, survey))
-        })
-        .await?;
+        };
+        let (mut result, blobs, survey) = match has_directories {
+            true => blocking("assemble outputs", assembled).await?,
+            false => assembled()?,
+        };
         result.exit_code = ran.exit.status.code();
         result.stdout_digest = stdout.map(|digest| digest.to_proto());
         result.stderr_digest = stderr.map(|digest| digest.to_proto());

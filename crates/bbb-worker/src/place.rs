@@ -179,3 +179,32 @@ fn timestamps(mtime: SystemTime) -> Timestamps {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_placed_behind_a_symlink_or_over_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        fs::create_dir_all(root.join("a")).unwrap();
+        fs::create_dir(&outside).unwrap();
+        let mut place = Place::open(root.clone()).unwrap();
+        let none = NodeProperties::default();
+        place.make_symlink("a", "link", outside.to_str().unwrap(), none).unwrap();
+        assert!(place.make_directory("a/link/x").is_err());
+        assert!(place.write("a/link", "x", false, none, b"x").is_err());
+        assert!(place.write("a", "link", false, none, b"x").is_err());
+        assert!(place.name("a/link", "x").is_err());
+        assert!(place.directory("..").is_err());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+        place.write("a", "file", true, none, b"x").unwrap();
+        assert!(place.write("a", "file", true, none, b"y").is_err());
+        assert_eq!(fs::read(root.join("a/file")).unwrap(), b"x");
+        // What cannot be opened as the root is no place either.
+        assert!(Place::open(root.join("a/link")).is_err());
+    }
+}

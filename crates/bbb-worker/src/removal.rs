@@ -183,7 +183,7 @@ mod tests {
         fs::write(top.join("a/b/file"), "x").unwrap();
         std::os::unix::fs::symlink(&outside, top.join("a/link")).unwrap();
         for path in ["a/b", "a"] {
-            fs::set_permissions(top.join(path), fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(top.join(path), fs::Permissions::from_mode(0o000)).unwrap();
         }
         remove(&top).unwrap();
         assert!(!top.exists());

@@ -1,77 +1,119 @@
-//! A worker's slots: takes tasks from a scheduler, has an executor do them, and reports what came of them.
+use std::{fmt, sync::Arc, time::Duration};
 
-use std::{sync::Arc, time::Duration};
-
-use bbb_lifecycle::TaskGroup;
+use bbb_lifecycle::{Stop, TaskGroup};
 use bbb_scheduler::{
-    Assignment, Dispatch, DispatchError, Outcome, Reporter, WorkerLink, WorkerOffer,
+    Assignment, Dispatch, DispatchError, Lease, Outcome, Reporter, WorkerLink, WorkerOffer,
 };
-use tokio::time::sleep;
+use tokio::{sync::mpsc, time};
 
 use crate::{Executor, Report};
 
-/// How long a worker waits before it attaches again to a scheduler that was lost or full.
-const ATTACH_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How long after a scheduler was lost, or did not take this worker on, it is asked again.
+const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
-/// Binds an executor to a scheduler.
-#[derive(Debug)]
+/// The slots of a worker: takes tasks from a scheduler as they come and has an executor do them.
 pub struct Slots {
     offer: WorkerOffer,
-    executor: Arc<dyn Executor>,
     dispatch: Arc<dyn Dispatch>,
-    tasks: TaskGroup,
+    executor: Arc<dyn Executor>,
 }
 
 impl Slots {
-    /// Attaches to `dispatch` as long as `tasks` is not asked to stop, and whenever the link is lost anew.
-    /// Every task that is done is a task of the group. What still runs when the group stops is killed.
-    pub fn start(
+    /// Slots as `offer` has them, for whoever `dispatch` leads to.
+    pub fn new(
         offer: WorkerOffer,
-        executor: Arc<dyn Executor>,
         dispatch: Arc<dyn Dispatch>,
-        tasks: &TaskGroup,
-    ) {
-        let slots = Self { offer, executor, dispatch, tasks: tasks.clone() };
-        let stop = tasks.stop();
-        tasks.spawn("slots", async move {
-            tokio::select! {
-                () = slots.serve() => {}
-                () = stop.requested() => {}
-            }
-        });
+        executor: Arc<dyn Executor>,
+    ) -> Self {
+        Self { offer, dispatch, executor }
     }
 
-    /// Ends when the scheduler has stopped for good.
-    async fn serve(&self) {
-        loop {
+    /// Starts to take tasks; each becomes a task of `tasks`. When that is asked to stop, no further one is
+    /// taken, and those that run are done: whoever shuts it down says how long that may last.
+    pub fn start(self, tasks: &TaskGroup) {
+        let group = tasks.clone();
+        tasks.spawn("slots", async move { self.run(&group).await });
+    }
+
+    async fn run(self, tasks: &TaskGroup) {
+        let stop = tasks.stop();
+        while !stop.is_requested() {
             match self.dispatch.attach(self.offer.clone()).await {
-                Ok(link) => self.take_from(link).await,
-                Err(DispatchError::Stopped) => return,
-                Err(error @ DispatchError::Full(_)) => {
-                    tracing::warn!(%error, "cannot attach to the scheduler");
+                Ok(link) => self.serve(link, tasks, &stop).await,
+                Err(error @ (DispatchError::Full(_) | DispatchError::Stopped)) => {
+                    tracing::debug!(worker = self.offer.name, %error, "worker is not taken on");
                 }
             }
-            sleep(ATTACH_AGAIN_AFTER).await;
+            tokio::select! {
+                () = time::sleep(ATTACH_AGAIN) => {}
+                () = stop.requested() => {}
+            }
         }
     }
 
-    /// Takes tasks until the link is lost.
-    async fn take_from(&self, mut link: WorkerLink) {
-        while let Some(assignment) = link.next().await {
-            let (executor, reporter) = (Arc::clone(&self.executor), link.reporter());
-            self.tasks.spawn("slot", execute(executor, assignment, reporter));
+    /// Takes tasks until the scheduler is gone, or all is done after the word to stop.
+    async fn serve(&self, mut link: WorkerLink, tasks: &TaskGroup, stop: &Stop) {
+        let reporter = link.reporter();
+        // Every task has a sender, so the receiver tells when none is left.
+        let (running, mut ended) = mpsc::channel::<()>(1);
+        let mut running = Some(running);
+        loop {
+            let assignment = tokio::select! {
+                assignment = link.next() => assignment,
+                () = stop.requested(), if running.is_some() => {
+                    reporter.drain();
+                    running = None;
+                    continue;
+                }
+                _ = ended.recv(), if running.is_none() => return,
+            };
+            let Some(assignment) = assignment else {
+                tracing::debug!(worker = self.offer.name, "scheduler is gone");
+                return;
+            };
+            let Some(held) = running.clone() else {
+                // It was granted before the scheduler heard that no further one is taken.
+                let outcome = Outcome::Failed("worker is stopping".into());
+                reporter.done(assignment.lease, outcome);
+                continue;
+            };
+            let (executor, reporter) = (Arc::clone(&self.executor), reporter.clone());
+            tasks.spawn("action", async move {
+                let _held = held;
+                execute(&*executor, assignment, reporter).await;
+            });
         }
     }
 }
 
-/// Does one task, unless it is revoked first, and reports its end once nothing of it is left.
-async fn execute(executor: Arc<dyn Executor>, assignment: Assignment, reporter: Reporter) {
+/// Does one task, or stops with it when its lease is revoked.
+async fn execute(executor: &dyn Executor, assignment: Assignment, reporter: Reporter) {
     let Assignment { lease, task, revoked } = assignment;
-    let progress = reporter.clone();
-    let report = Report::to(move |step| progress.progress(lease, step));
-    let outcome = tokio::select! {
-        outcome = executor.execute(task, report) => outcome,
-        () = revoked.cancelled() => Outcome::Failed("was revoked".into()),
-    };
-    reporter.done(lease, outcome);
+    let mut end = End { reporter: reporter.clone(), lease, outcome: None };
+    let report = Report::to(move |progress| reporter.progress(lease, progress));
+    tokio::select! {
+        outcome = executor.execute(task, report) => end.outcome = Some(outcome),
+        () = revoked.cancelled() => end.outcome = Some(Outcome::Failed("task was revoked".into())),
+    }
+}
+
+/// Reports the end of a task whatever happens, a panic too, so that no lease stays held for nothing.
+struct End {
+    reporter: Reporter,
+    lease: Lease,
+    outcome: Option<Outcome>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let outcome = self.outcome.take();
+        let outcome = outcome.unwrap_or_else(|| Outcome::Failed("worker broke off".into()));
+        self.reporter.done(self.lease, outcome);
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("offer", &self.offer).finish_non_exhaustive()
+    }
 }

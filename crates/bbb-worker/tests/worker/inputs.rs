@@ -4,7 +4,7 @@ use bbb_digest::Digest;
 use bbb_reapi::proto::{protobuf, reapi};
 use bbb_sandbox::Mode;
 
-use crate::rig::{FUNCTION, Rig, Tree, at, command};
+use crate::rig::{FUNCTION, Rig, Tier, Tree, at, command};
 
 #[tokio::test]
 async fn inputs_are_where_and_as_they_were_declared() {
@@ -139,4 +139,23 @@ async fn temporary_files_are_of_the_action_alone() {
         assert_eq!(rig.stdout_of(Tree::default(), script).await, "0\n0\n/build\n");
     }
     rig.is_clean().await;
+}
+
+#[tokio::test]
+async fn inputs_that_come_as_streams_or_cannot_be_linked_are_staged() {
+    for mode in [Mode::Namespaces, Mode::None] {
+        let rig = Rig::over(mode, Tier::Remote, |_| {}).await;
+        let mut tree = Tree::default();
+        for number in 0..16 {
+            let content = format!("{number}\n").repeat(40_000);
+            tree = tree
+                .file(&format!("f{number:02}"), content.as_bytes())
+                .executable(&format!("x{number:02}"), content.as_bytes());
+        }
+        let script = "cat f* | md5sum; cat x* | md5sum; stat -c %a f* x* | sort | uniq -c";
+        let stdout = rig.stdout_of(tree, script).await;
+        let lines: Vec<_> = stdout.lines().map(str::trim).collect();
+        assert_eq!(lines[0], lines[1]);
+        assert_eq!(lines[2..], ["16 444", "16 555"]);
+    }
 }

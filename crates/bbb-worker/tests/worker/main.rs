@@ -7,7 +7,9 @@
 )]
 
 mod endings;
+mod figures;
 mod hostile;
 mod inputs;
 mod outputs;
 mod rig;
+mod slots;

@@ -2,11 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use async_trait::async_trait;
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{
@@ -15,7 +17,10 @@ use bbb_reapi::{
 };
 use bbb_sandbox::{Config, Mode};
 use bbb_scheduler::{ActionKey, OperationId, Outcome, Task};
-use bbb_storage::{CasExt as _, Complete, Disk, DiskSettings, Instances, Stores, TreeCache, Trees};
+use bbb_storage::{
+    Blob, ByteRange, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error,
+    Instances, LocalFile, LocalFiles, Result, Source, Stores, TreeCache, Trees,
+};
 use bbb_worker::{Executor as _, Local, Report, Settings};
 use prost::Message as _;
 
@@ -28,6 +33,77 @@ pub(crate) struct Rig {
     pub(crate) disk: Arc<Disk>,
     pub(crate) tasks: TaskGroup,
     folder: tempfile::TempDir,
+}
+
+/// In which form a store gives its blobs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Tier {
+    /// As the disk tier does.
+    Disk,
+    /// As compressed streams, and as files that cannot be linked to.
+    Remote,
+}
+
+/// A layer that gives every blob as a compressed stream.
+#[derive(Debug)]
+struct Remote(Arc<dyn Cas>);
+
+#[async_trait]
+impl Cas for Remote {
+    async fn get(&self, digest: Digest, range: ByteRange) -> Result<Blob> {
+        let blob = self.0.get(digest, range).await?;
+        if range != ByteRange::ALL {
+            return Ok(blob);
+        }
+        let size_bytes = blob.size_bytes;
+        let bad = |error| Error::unavailable("encoding", error);
+        let stream = bbb_storage::zstd::encode(blob.into_stream(), bad);
+        Ok(Blob { size_bytes, encoding: Encoding::Zstd, content: Content::Stream(stream) })
+    }
+
+    async fn put(&self, digest: Digest, source: Source) -> Result<()> {
+        self.0.put(digest, source).await
+    }
+
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
+        self.0.find_missing(digests).await
+    }
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "remote({})", self.0)
+    }
+}
+
+/// Files that are on another file system than the worker's folder, or not on this machine at all.
+#[derive(Debug)]
+struct Unlinkable(Arc<dyn LocalFiles>);
+
+#[derive(Debug)]
+struct Elsewhere;
+
+#[async_trait]
+impl LocalFiles for Unlinkable {
+    async fn pin(&self, digest: Digest, executable: bool) -> Result<Arc<dyn LocalFile>> {
+        self.0.pin(digest, executable).await?;
+        match digest.hash()[0] % 2 {
+            0 => Ok(Arc::new(Elsewhere)),
+            _ => Err(Error::Missing(digest)),
+        }
+    }
+}
+
+impl LocalFile for Elsewhere {
+    fn link(&self, _: &Path) -> Result<()> {
+        Err(Error::unavailable("linking", io::ErrorKind::CrossesDevices.into()))
+    }
+}
+
+impl fmt::Display for Unlinkable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unlinkable({})", self.0)
+    }
 }
 
 /// An input tree that is being put together.
@@ -115,6 +191,11 @@ impl Rig {
 
     /// A rig whose worker has other settings.
     pub(crate) async fn with(mode: Mode, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(mode, Tier::Disk, change).await
+    }
+
+    /// A rig whose store gives its blobs in another form.
+    pub(crate) async fn over(mode: Mode, tier: Tier, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("test");
         let disk = DiskSettings::new(folder.path().join("store"), 4 << 30);
@@ -123,7 +204,10 @@ impl Rig {
         let build = {
             let disk = Arc::clone(&disk);
             move |name: &InstanceName| {
-                let cas = disk.cas(name);
+                let cas: Arc<dyn Cas> = match tier {
+                    Tier::Disk => disk.cas(name),
+                    Tier::Remote => Arc::new(Remote(disk.cas(name))),
+                };
                 let trees = Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&cache));
                 let trees = Arc::new(trees);
                 let results = disk.action_cache(name);
@@ -141,7 +225,10 @@ impl Rig {
         change(&mut settings);
         let local = Local::new(settings, instances, sandbox, &tasks).unwrap();
         let links = Arc::clone(&disk);
-        let local = Arc::new(local.linking(move |instance| links.local_files(instance)));
+        let local = Arc::new(local.linking(move |instance| match tier {
+            Tier::Disk => links.local_files(instance),
+            Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
+        }));
         Rig { local, stores, disk, tasks, folder }
     }
 
