@@ -18,6 +18,7 @@ pub mod execution;
 mod inline;
 pub mod limits;
 pub mod operations;
+pub mod reflection;
 mod request_metadata;
 mod required_header;
 mod server;

@@ -34,7 +34,7 @@ use crate::{
     bytestream::{self, Uploads},
     capabilities, cas,
     limits::{MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES},
-    request_metadata, status,
+    reflection, request_metadata, status,
     wire::{Wire, refuse},
 };
 
@@ -106,9 +106,21 @@ impl Doors {
         let services = vec![capabilities::NAME, bytestream::NAME, action_cache::NAME, cas::NAME];
         let limited = MAX_SMALL_MESSAGE_BYTES;
         Self { router, services, settings, uploads, health }
+            .with_reflection()
             .with_service(health_service)
             .with_service(FetchServer::new(Asset).max_decoding_message_size(limited))
             .with_service(PushServer::new(Asset).max_decoding_message_size(limited))
+    }
+
+    /// These and reflection, without which all else works as well.
+    fn with_reflection(self) -> Self {
+        match (reflection::v1(), reflection::v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => self.with_service(v1).with_service(v1alpha),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "no reflection: its descriptors cannot be read");
+                self
+            }
+        }
     }
 
     /// These and one more gRPC service. Its requests carry

@@ -23,6 +23,10 @@ use tokio::{
 };
 use tonic::{Code, Request};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
 
 use crate::support::{FUNCTION, Server, settings};
 
@@ -70,6 +74,22 @@ async fn health_is_told_by_service() {
     }
     let unknown = HealthCheckRequest { service: "unknown".into() };
     assert_eq!(client.check(unknown).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services() {
+    let server = Server::start().await;
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = client.server_reflection_info(futures::stream::iter([list])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("no list: {answer:?}");
+    };
+    assert!(list.service.iter().any(|service| service.name == bbb_grpc::cas::NAME));
 }
 
 /// What the server answers to some bytes, up to its end or a second's silence.
