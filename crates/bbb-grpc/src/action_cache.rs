@@ -11,7 +11,6 @@ use bbb_reapi::{
     proto::reapi::{self, ActionResult, GetActionResultRequest, UpdateActionResultRequest},
     requested_function, required_digest,
 };
-use bbb_storage::{Cas, CasExt as _, Error, Stores};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
@@ -19,19 +18,13 @@ use tonic::Status;
 use crate::{
     Door,
     door::undecodable,
-    limits::MAX_REPLY_BYTES,
+    inline::{Hints, Inlining},
     status::{IntoStatus as _, not_found, permission_denied},
     wire::{Message, Request, Response},
 };
 
 /// The service's name.
 pub const NAME: &str = "build.bazel.remote.execution.v2.ActionCache";
-
-/// The largest blob that is inlined, in bytes.
-const MAX_INLINED_BYTES: u64 = 1 << 20;
-
-/// What a response keeps free of inlined blobs, in bytes.
-const KEPT_FREE_BYTES: usize = 64 << 10;
 
 /// The routes of the service. Without `client_results` clients may read results but not write any.
 pub fn routes(door: Door, client_results: bool) -> Router {
@@ -59,18 +52,18 @@ async fn get(door: &Door, request: Request) -> Response {
             let Some(result) = result.map_err(|error| error.into_status())? else {
                 return Err(not_found(format!("no result of action {action} is known")));
             };
-            let wants = request.inline_stdout
-                || request.inline_stderr
-                || !request.inline_output_files.is_empty();
-            match wants {
-                true => {
+            let hints = Hints {
+                stdout: request.inline_stdout,
+                stderr: request.inline_stderr,
+                files: request.inline_output_files,
+            };
+            match Inlining::new(&stores.cas, action.function(), hints) {
+                Some(inlining) => {
                     let mut result = ActionResult::clone(&result);
-                    inline(&request, action.function(), &stores, &mut result)
-                        .await
-                        .map_err(|error| error.into_status())?;
+                    inlining.fill(&mut result).await;
                     Ok(Message::encoded(&result.encode_to_vec()))
                 }
-                false => Ok(Message::encoded(&result.encode_to_vec())),
+                None => Ok(Message::encoded(&result.encode_to_vec())),
             }
         })
         .await
@@ -79,59 +72,6 @@ async fn get(door: &Door, request: Request) -> Response {
 fn action(code: i32, wire: Option<&reapi::Digest>) -> Result<Digest, Invalid> {
     let function = requested_function(code, wire)?;
     required_digest(function, "action_digest", wire)
-}
-
-/// Inlines what a request hints at, as far as a message holds it.
-async fn inline(
-    request: &GetActionResultRequest,
-    function: Function,
-    stores: &Stores,
-    result: &mut ActionResult,
-) -> Result<(), Error> {
-    let free = MAX_REPLY_BYTES.saturating_sub(KEPT_FREE_BYTES + result.encoded_len());
-    let mut inliner = Inliner { cas: stores.cas.as_ref(), function, free: free as u64 };
-    if request.inline_stdout && result.stdout_raw.is_empty() {
-        inliner.inline(result.stdout_digest.as_ref(), &mut result.stdout_raw).await?;
-    }
-    if request.inline_stderr && result.stderr_raw.is_empty() {
-        inliner.inline(result.stderr_digest.as_ref(), &mut result.stderr_raw).await?;
-    }
-    for file in &mut result.output_files {
-        if file.contents.is_empty() && request.inline_output_files.contains(&file.path) {
-            inliner.inline(file.digest.as_ref(), &mut file.contents).await?;
-        }
-    }
-    Ok(())
-}
-
-struct Inliner<'a> {
-    cas: &'a dyn Cas,
-    function: Function,
-    free: u64,
-}
-
-impl Inliner<'_> {
-    /// Fetches a blob where it is small enough; a blob that is just gone is left out.
-    async fn inline(
-        &mut self,
-        wire: Option<&reapi::Digest>,
-        place: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        let digest = wire.and_then(|wire| bbb_reapi::digest(self.function, wire).ok());
-        let Some(digest) = digest.filter(|digest| !digest.is_empty()) else { return Ok(()) };
-        if digest.size_bytes() > self.free.min(MAX_INLINED_BYTES) {
-            return Ok(());
-        }
-        match self.cas.get_bytes(digest, MAX_INLINED_BYTES).await {
-            Ok(bytes) => {
-                self.free -= digest.size_bytes();
-                *place = bytes.to_vec();
-                Ok(())
-            }
-            Err(Error::Missing(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 async fn update(door: &Door, client_results: bool, request: Request) -> Response {

@@ -15,6 +15,7 @@ use bbb_reapi::{
         semver::SemVer,
     },
 };
+use bbb_scheduler::PRIORITIES;
 use prost::Message as _;
 
 use crate::{
@@ -91,7 +92,7 @@ fn execution(settings: &Settings) -> ExecutionCapabilities {
     ExecutionCapabilities {
         digest_function: function_code(Function::Sha256) as i32,
         exec_enabled: settings.exec_enabled,
-        execution_priority_capabilities: Some(priorities(i32::MIN, i32::MAX)),
+        execution_priority_capabilities: Some(priorities(*PRIORITIES.start(), *PRIORITIES.end())),
         supported_node_properties: vec!["unix_mode".into(), "mtime".into()],
         digest_functions: functions(),
     }

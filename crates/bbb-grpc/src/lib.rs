@@ -15,6 +15,7 @@ pub mod capabilities;
 pub mod cas;
 mod door;
 pub mod execution;
+mod inline;
 pub mod limits;
 pub mod operations;
 pub mod reflection;

@@ -75,7 +75,7 @@ pub struct Submission {
 }
 
 /// The priorities that are told apart.
-pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
+pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
 
 /// Whether a platform property steers how an action runs, so that no worker need offer it.
 ///

@@ -13,8 +13,11 @@ use bbb_storage::{CasExt as _, Error, Instances, Stores};
 use bytes::Bytes;
 use tonic::Status;
 
-use super::{ExecutionSettings, inline::Inlining, message};
-use crate::status::{self, IntoStatus as _, MAX_VIOLATIONS_IN_TRAILERS};
+use super::{ExecutionSettings, message};
+use crate::{
+    inline::{Hints, Inlining},
+    status::{self, IntoStatus as _, MAX_VIOLATIONS_IN_TRAILERS},
+};
 
 /// The largest `Action` and `Command` that are read, in bytes: a command line is shorter than that on any
 /// system.
@@ -36,12 +39,17 @@ impl Admission<'_> {
     /// Judges a request. `invocation` names the build; it is asked only for what will run.
     pub(super) async fn admit(
         &self,
-        mut request: ExecuteRequest,
+        request: ExecuteRequest,
         invocation: impl FnOnce() -> String,
     ) -> Result<Verdict, Status> {
         let (instance, digest) = parse(&request).map_err(|invalid| invalid.into_status())?;
         let stores = self.instances.get(&instance);
-        let inlining = Inlining::of(&mut request, &stores.cas, digest.function());
+        let hints = Hints {
+            stdout: request.inline_stdout,
+            stderr: request.inline_stderr,
+            files: request.inline_output_files,
+        };
+        let inlining = Inlining::new(&stores.cas, digest.function(), hints);
         if !request.skip_cache_lookup
             && let Some(operation) = cached(&stores, &instance, digest, inlining.as_ref()).await?
         {

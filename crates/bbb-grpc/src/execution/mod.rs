@@ -9,13 +9,12 @@
 //! included.
 
 mod admission;
-mod inline;
 pub(crate) mod message;
 
 use std::{sync::Arc, time::Duration};
 
 use bbb_reapi::{
-    REQUEST_METADATA_HEADER, RequestMetadata,
+    RequestMetadata,
     proto::{
         longrunning::Operation,
         reapi::{
@@ -28,14 +27,16 @@ use bbb_scheduler::{Dispatch, End, OperationState, Stage, Watch};
 use bbb_storage::Instances;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use tokio::time;
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Extensions, Request, Response, Status};
 
 use self::{
     admission::{Admission, Verdict},
-    inline::Inlining,
     message::OperationName,
 };
-use crate::status::{self, IntoStatus as _};
+use crate::{
+    inline::Inlining,
+    status::{self, IntoStatus as _},
+};
 
 /// The largest request that is taken, in bytes; only lists of files to be inlined make one large.
 const MAX_REQUEST_BYTES: usize = 1 << 20;
@@ -88,9 +89,9 @@ impl execution_server::Execution for Execution {
         &self,
         request: Request<ExecuteRequest>,
     ) -> Result<Response<Operations>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (_, extensions, request) = request.into_parts();
         let admission = Admission { instances: &self.instances, settings: self.settings };
-        let operations = match admission.admit(request, || invocation(&metadata)).await? {
+        let operations = match admission.admit(request, || invocation(&extensions)).await? {
             Verdict::Answered(operation) => stream::iter([Ok(*operation)]).boxed(),
             Verdict::Admitted(submission, inlining) => {
                 let watch = self.dispatch.submit(*submission).await;
@@ -125,11 +126,11 @@ pub(crate) async fn find(dispatch: &dyn Dispatch, name: &str) -> Result<Watch, S
     }
 }
 
-/// The build that a request belongs to; empty where the client does not say.
-fn invocation(metadata: &MetadataMap) -> String {
-    let header = metadata.get_bin(REQUEST_METADATA_HEADER);
-    let bytes = header.and_then(|header| header.to_bytes().ok());
-    bytes.map(|bytes| RequestMetadata::decode(&bytes).invocation).unwrap_or_default()
+/// The build that a request belongs to; empty where the client does not say. The doors put what it says
+/// beside the request.
+fn invocation(extensions: &Extensions) -> String {
+    let metadata = extensions.get::<RequestMetadata>();
+    metadata.map(|metadata| metadata.invocation.clone()).unwrap_or_default()
 }
 
 /// An operation as it goes on, the state that it is in first, until it has ended. The watch is dropped with

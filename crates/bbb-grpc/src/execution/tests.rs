@@ -8,7 +8,7 @@ use std::{
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{
-    ToProto as _,
+    REQUEST_METADATA_HEADER, ToProto as _,
     proto::{
         longrunning::{
             CancelOperationRequest, DeleteOperationRequest, GetOperationRequest,
@@ -33,15 +33,11 @@ use bbb_storage::{
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    Code,
-    transport::{Channel, Server},
-};
+use tonic::{Code, metadata::MetadataValue, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::operations::Operations as OperationsService;
+use crate::{Doors, Settings, operations::Operations as OperationsService};
 
 const F: Function = Function::Sha256;
 
@@ -116,11 +112,17 @@ async fn house(enabled: bool) -> House {
     let service = Execution::new(Arc::clone(&instances), Arc::clone(&dispatch), settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
-    let server = Server::builder()
-        .add_service(service.into_server())
-        .add_service(OperationsService::new(dispatch).into_server())
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    group.spawn("server", async move { server.await.unwrap() });
+    let settings = Settings {
+        client_results: true,
+        exec_enabled: true,
+        required_header: None,
+        memory_bytes: 1 << 20,
+        max_blob_bytes: 1 << 30,
+    };
+    Doors::new(settings, Arc::clone(&instances))
+        .with_service(service.into_server())
+        .with_service(OperationsService::new(dispatch).into_server())
+        .serve(listener, &group);
     let channel =
         Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     House {
@@ -438,12 +440,17 @@ async fn lists_stay_within_their_instance() {
 #[tokio::test]
 async fn an_operation_waits_for_its_client_and_says_where() {
     let house = house(true).await;
-    let request = house.action(|_| {}).await;
+    let mut request = Request::new(house.action(|_| {}).await);
+    let tool_invocation_id = "build 7".to_owned();
+    let metadata = reapi::RequestMetadata { tool_invocation_id, ..Default::default() };
+    let metadata = MetadataValue::from_bytes(&metadata.encode_to_vec());
+    request.metadata_mut().insert_bin(REQUEST_METADATA_HEADER, metadata);
     let mut stream = house.execution.clone().execute(request).await.unwrap().into_inner();
     let name = stream.message().await.unwrap().unwrap().name;
     let id = OperationName::parse(&name).unwrap().id;
     drop(stream);
     let mut watch = house.scheduler.find(id).await.unwrap().unwrap();
+    assert_eq!(&*watch.current().invocation, "build 7");
     assert!(matches!(watch.current().stage, Stage::Queued(_)));
     let metadata = message::operation(&watch.current()).metadata.unwrap();
     let metadata = ExecuteOperationMetadata::decode(&*metadata.value).unwrap();
