@@ -12,7 +12,7 @@ use crate::digest::parse_function;
 
 /// Load a Remote Execution API server, any server, and measure it: operations a second, latencies, the CPU time that
 /// the server spent on each operation, errors.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct Args {
     /// The server: grpc://HOST:PORT
     #[arg(required_unless_present_any = ["list", "serve_ceiling"])]

@@ -13,9 +13,10 @@ use async_trait::async_trait;
 use crate::error::{Error, StartError};
 use crate::launcher::mounts;
 use crate::link::{Answer, Facts, Link};
-use crate::message::{Ending, Order, Settings};
+use crate::message::{Call, Ending, Order, Settings};
 use crate::probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 use crate::request::{ExecRoot, Exit, Request, Staging, Status, Usage};
+use crate::wire::Wire;
 use crate::{Config, Mode, Sandbox};
 
 /// A [`Sandbox`] whose commands are run by a launcher process, which is started again when it is lost.
@@ -166,10 +167,14 @@ impl Launched {
 impl Sandbox for Launched {
     async fn run(&self, mut request: Request) -> Result<Exit, Error> {
         validate(&request, self.probe.mode, &self.config.folders)?;
-        let link = self.link().await?;
         let hold = request.hold.take();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let answered = link.send(order(id, request), hold).ok_or(Error::Lost)?;
+        let frame = Call::Run(Box::new(order(id, request)))
+            .to_frame()
+            .map_err(|_| Error::Invalid("arguments, environment and paths are too long".into()))?;
+        let link = self.link().await?;
+        // Found lost in the moment between: nothing happened, and the next run starts it again.
+        let answered = link.send(id, frame, hold).ok_or(StartError::Ended)?;
         let mut guard = Guard { link: &link, id, is_armed: true };
         let answer = answered.await;
         guard.is_armed = false;

@@ -91,6 +91,8 @@ pub struct Config {
     pub mode: Mode,
     /// Absolute folders, at least one: every path of a [`Request`] lies in one of them, and the launcher sees
     /// nothing else of the node. The first must be writable: the probe makes and removes a folder in it.
+    /// If the node is root, put them on a file system that knows id-mapped mounts (all common ones but overlays and
+    /// network file systems); else actions stay the host's root in name.
     pub folders: Vec<PathBuf>,
     /// Host folders (or files) that actions see read-only, besides [`SYSTEM_FOLDERS`].
     pub extra_system_folders: Vec<PathBuf>,

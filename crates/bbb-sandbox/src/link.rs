@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::StartError;
 use crate::launcher;
-use crate::message::{Call, Ending, Order, Report, Settings};
+use crate::message::{Call, Ending, Report, Settings};
 use crate::wire::{self, Wire};
 
 /// The first answer to an order.
@@ -122,16 +122,14 @@ impl Link {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// Sends an order. The answer comes once; the hold is kept until nothing of the action lives.
-    ///
-    /// `None` if it cannot be sent: too long, or the launcher is gone. Then nothing happened.
+    /// Sends an order, as a frame with its number. The answer comes once; the hold is kept until nothing of the action
+    /// lives. `None` if the launcher is gone: then nothing happened.
     pub(crate) fn send(
         &self,
-        order: Order,
+        id: u64,
+        frame: Vec<u8>,
         hold: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Option<oneshot::Receiver<Answer>> {
-        let id = order.id;
-        let frame = Call::Run(Box::new(order)).to_frame().ok()?;
         let (answer, answered) = oneshot::channel();
         self.pending
             .lock()

@@ -93,6 +93,9 @@ impl fmt::Debug for Request {
 }
 
 /// The files of an action.
+///
+/// They belong to the user and group that the node runs as: only these become the action's own. An action may then do
+/// with them what their modes let an owner do, so folders in which it is to make files need write permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExecRoot {
     /// One folder, used as it is.

@@ -1,12 +1,15 @@
 //! The first stage: from a task to the action, its command and its input tree, all of them checked, and
 //! the blobs of the tree one by one.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use bbb_digest::Digest;
 use bbb_reapi::{Action, Command, OutputPath, Properties};
 use bbb_scheduler::Task;
-use bbb_storage::{ByteRange, CasExt as _, Content, Encoding, MAX_MESSAGE_BYTES, Stores};
+use bbb_storage::{
+    Blob, ByteRange, CasExt as _, Content, Encoding, LocalFile, LocalFiles, MAX_MESSAGE_BYTES,
+    PinnedFile, Stores,
+};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -61,13 +64,11 @@ impl Lease {
         Ok(Self { task, stores, action, command, platform, inputs, plan, output_parents })
     }
 
-    /// Everything that the action needs and that is not stored, when a part of it turned out not to be.
-    pub(crate) async fn missing(&self, found: Digest) -> Result<Error, Error> {
-        let Error::Missing(mut missing) = all_missing(&self.stores, &self.action).await? else {
-            return Ok(Error::Missing(vec![found]));
-        };
-        if !missing.contains(&found) {
-            missing.push(found);
+    /// Everything that the action needs and that is not stored, when `found` turned out not to be.
+    pub(crate) async fn missing(&self, found: &[Digest]) -> Result<Error, Error> {
+        let mut missing = found.to_vec();
+        if let Error::Missing(all) = all_missing(&self.stores, &self.action).await? {
+            missing.extend(all);
         }
         Ok(Error::Missing(missing))
     }
@@ -81,33 +82,84 @@ async fn all_missing(stores: &Stores, action: &Action) -> Result<Error, Error> {
     Ok(Error::Missing(missing))
 }
 
-/// The content of an input as it was fetched.
-#[derive(Debug)]
-pub(crate) enum Fetched {
-    /// In memory.
-    Bytes(Bytes),
-    /// A file of a store, pinned: to be copied, or linked where it has the right mode.
-    Pinned(bbb_storage::PinnedFile),
-    /// A file of the action's own folder.
-    Own(PathBuf),
+/// A blob of the input tree as it was fetched: in each form in which one of its places wants it.
+#[derive(Debug, Default)]
+pub(crate) struct Fetched {
+    /// Pinned files to link to: what may be executed, and what may not.
+    pub(crate) executable: Option<Arc<dyn LocalFile>>,
+    pub(crate) plain: Option<Arc<dyn LocalFile>>,
+    /// To be written or copied.
+    pub(crate) content: Option<Bytes>,
+    /// A file to be copied, and what keeps it there.
+    pub(crate) file: Option<(PathBuf, Option<PinnedFile>)>,
 }
 
-/// Fetches one blob; what no local store has as a file is written to `own`.
+/// In which forms the places of a blob want it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) executable: bool,
+    pub(crate) plain: bool,
+    pub(crate) content: bool,
+}
+
+/// Fetches one blob. What no store has as a file or in memory is written to `own`.
 pub(crate) async fn fetch(
+    stores: &Stores,
+    links: Option<&dyn LocalFiles>,
+    digest: Digest,
+    wanted: Wanted,
+    own: impl FnOnce() -> PathBuf,
+) -> Result<Fetched, Error> {
+    let mut fetched = Fetched::default();
+    if let Some(links) = links {
+        if wanted.executable {
+            fetched.executable = pin(links, digest, true).await?;
+        }
+        if wanted.plain {
+            fetched.plain = pin(links, digest, false).await?;
+        }
+    }
+    let unlinked = (wanted.executable && fetched.executable.is_none())
+        || (wanted.plain && fetched.plain.is_none());
+    if wanted.content || unlinked {
+        fetch_content(stores, digest, own, &mut fetched).await?;
+    }
+    Ok(fetched)
+}
+
+/// A file to link to; none where it must be copied, since no local store has it or has room for it.
+async fn pin(
+    links: &dyn LocalFiles,
+    digest: Digest,
+    executable: bool,
+) -> Result<Option<Arc<dyn LocalFile>>, Error> {
+    use bbb_storage::Error as Storage;
+    match links.pin(digest, executable).await {
+        Ok(file) => Ok(Some(file)),
+        Err(Storage::Missing(_) | Storage::Full { .. }) => Ok(None),
+        Err(error) => Err(Error::storage(format!("fetch the input {digest}"), error)),
+    }
+}
+
+async fn fetch_content(
     stores: &Stores,
     digest: Digest,
     own: impl FnOnce() -> PathBuf,
-) -> Result<Fetched, Error> {
+    fetched: &mut Fetched,
+) -> Result<(), Error> {
     if digest.is_empty() {
-        return Ok(Fetched::Bytes(Bytes::new()));
+        fetched.content = Some(Bytes::new());
+        return Ok(());
     }
     let unreadable = |error| Error::storage(format!("fetch the input {digest}"), error);
     let blob = stores.cas.get(digest, ByteRange::ALL).await.map_err(unreadable)?;
     match (blob.encoding, blob.content) {
-        (Encoding::Identity, Content::Bytes(bytes)) => Ok(Fetched::Bytes(bytes)),
-        (Encoding::Identity, Content::File(file)) => Ok(Fetched::Pinned(file)),
+        (Encoding::Identity, Content::Bytes(bytes)) => fetched.content = Some(bytes),
+        (Encoding::Identity, Content::File(file)) => {
+            fetched.file = Some((file.path.to_path_buf(), Some(file)));
+        }
         (encoding, content) => {
-            let blob = bbb_storage::Blob { size_bytes: blob.size_bytes, encoding, content };
+            let blob = Blob { size_bytes: blob.size_bytes, encoding, content };
             let path = own();
             let fault = |error| Error::fault(format!("write {}", path.display()), error);
             let mut file = tokio::fs::File::create_new(&path).await.map_err(fault)?;
@@ -118,12 +170,14 @@ pub(crate) async fn fetch(
                 written += bytes.len() as u64;
             }
             file.flush().await.map_err(fault)?;
-            match written == digest.size_bytes() {
-                true => Ok(Fetched::Own(path)),
-                false => {
-                    Err(Error::Unable(format!("fetched {written} bytes for the input {digest}")))
-                }
+            // Closed here, not some time later, so that no action finds it open for writing.
+            drop(file.into_std().await);
+            if written != digest.size_bytes() {
+                let what = format!("fetched {written} bytes for the input {digest}");
+                return Err(Error::Unable(what));
             }
+            fetched.file = Some((path, None));
         }
     }
+    Ok(())
 }

@@ -21,6 +21,7 @@ mod outcome;
 mod place;
 mod removal;
 mod run;
+mod slots;
 mod stage;
 mod times;
 mod upload;
@@ -28,3 +29,4 @@ mod usage;
 
 pub use executor::{Executor, Report};
 pub use local::{Keep, Local, Settings};
+pub use slots::Slots;

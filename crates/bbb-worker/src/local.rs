@@ -1,11 +1,12 @@
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Sandbox};
 use bbb_scheduler::{Outcome, Progress, Task};
-use bbb_storage::Instances;
+use bbb_storage::{Instances, LocalFiles};
 use prost::Message as _;
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
     cleanup::Cleaner,
     error::Error,
     fetch::Lease,
-    stage::Prepared,
+    stage::{Prepared, Staging},
     times::{Clock, Times},
 };
 
@@ -76,7 +77,11 @@ pub struct Local {
     instances: Arc<Instances>,
     sandbox: Arc<dyn Sandbox>,
     cleaner: Cleaner,
+    links: Option<LinksOf>,
 }
+
+/// Tells where the blobs of an instance lie as files.
+type LinksOf = Box<dyn Fn(&InstanceName) -> Arc<dyn LocalFiles> + Send + Sync>;
 
 impl Local {
     /// An executor of actions of these instances. What it leaves behind is removed by a task of `tasks`,
@@ -91,7 +96,18 @@ impl Local {
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let cleaner = Cleaner::start(settings.folder.clone(), tasks)?;
-        Ok(Self { settings, instances, sandbox, cleaner })
+        Ok(Self { settings, instances, sandbox, cleaner, links: None })
+    }
+
+    /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
+    /// them from being changed. The worker's folder has to be on the store's file system.
+    #[must_use]
+    pub fn linking(
+        mut self,
+        links: impl Fn(&InstanceName) -> Arc<dyn LocalFiles> + Send + Sync + 'static,
+    ) -> Self {
+        self.links = Some(Box::new(links));
+        self
     }
 
     /// The way of a task from stage to stage.
@@ -102,11 +118,16 @@ impl Local {
         report.progress(Progress::Fetching);
         let prepared = within("fetching inputs", settings.fetch_deadline, async {
             let stores = self.instances.get(&task.key.instance);
+            let links = self.links.as_ref().map(|links| links(&task.key.instance));
             let folder_name = format!("{}-{}", task.operation, task.attempt);
             let lease = Lease::read(task, stores).await?;
             let folder = Arc::new(self.cleaner.folder(&folder_name).await?);
-            let staging = self.sandbox.staging();
-            Prepared::stage(lease, folder, staging, settings.download_concurrency).await
+            let staging = Staging {
+                kind: self.sandbox.staging(),
+                concurrency: settings.download_concurrency,
+                links: links.as_deref(),
+            };
+            Prepared::stage(lease, folder, staging).await
         })
         .await?;
         let fetched = clock.now();

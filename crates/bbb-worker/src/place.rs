@@ -43,9 +43,11 @@ impl Place {
         Ok(Self { root, path, last: None })
     }
 
-    /// The host path of a name in a directory, which was opened before.
-    pub(crate) fn path_of(&self, directory: &str, name: &str) -> PathBuf {
-        self.path.join(directory).join(name)
+    /// The host path of a name in a directory. The way there was seen to hold no symlink, and none can
+    /// come in, for nobody else has the folder yet.
+    pub(crate) fn name(&mut self, directory: &str, name: &str) -> io::Result<PathBuf> {
+        self.directory(directory)?;
+        Ok(self.path.join(directory).join(name))
     }
 
     /// The open directory at a path; empty for the root.

@@ -6,15 +6,16 @@
 
 use std::{io, sync::Arc};
 
-use bbb_reapi::NodeProperties;
-use bbb_sandbox::{ExecRoot, Staging};
+use bbb_reapi::{FileNode, NodeProperties};
+use bbb_sandbox::{ExecRoot, Staging as SandboxStaging};
+use bbb_storage::LocalFiles;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
     cleanup::SharedFolder,
     error::{Error, blocking},
-    fetch::{Fetched, Lease, fetch},
-    inputs::Node,
+    fetch::{Fetched, Lease, Wanted, fetch},
+    inputs::{Node, PlannedDirectory},
     place::Place,
 };
 
@@ -32,25 +33,38 @@ pub(crate) struct Prepared {
     pub(crate) root: ExecRoot,
 }
 
+/// How exec roots are staged.
+pub(crate) struct Staging<'a> {
+    /// Which kinds of them the sandbox takes.
+    pub(crate) kind: SandboxStaging,
+    /// How many blobs are transferred at once.
+    pub(crate) concurrency: usize,
+    /// Where blobs lie that can be linked to.
+    pub(crate) links: Option<&'a dyn LocalFiles>,
+}
+
 impl Prepared {
-    /// Stages the inputs of a task in `folder`, with so many transfers at once.
+    /// Stages the inputs of a task in `folder`.
     pub(crate) async fn stage(
         lease: Lease,
         folder: SharedFolder,
-        staging: Staging,
-        concurrency: usize,
+        staging: Staging<'_>,
     ) -> Result<Self, Error> {
         let lease = Arc::new(lease);
+        let kind = staging.kind;
         let root = {
             let (lease, folder) = (Arc::clone(&lease), Arc::clone(&folder));
             blocking("stage directories", move || {
-                let root = make_folders(&folder, staging)?;
+                let root = make_folders(&folder, kind)?;
                 lay_out(&lease, &root)?;
                 Ok(root)
             })
             .await?
         };
-        fetch_files(&lease, &folder, &root, concurrency).await?;
+        match staging.fetch_files(&lease, &folder, &root).await {
+            Err(Error::Missing(digests)) => return Err(lease.missing(&digests).await?),
+            fetched => fetched?,
+        }
         if lease.plan.has_properties() {
             let (lease, folder, root) = (Arc::clone(&lease), Arc::clone(&folder), root.clone());
             blocking("stage properties", move || {
@@ -63,10 +77,10 @@ impl Prepared {
     }
 }
 
-fn make_folders(folder: &SharedFolder, staging: Staging) -> Result<ExecRoot, Error> {
-    let (root, made) = match staging {
-        Staging::Plain => (ExecRoot::Plain(folder.root()), vec![folder.root()]),
-        Staging::Overlay => {
+fn make_folders(folder: &SharedFolder, kind: SandboxStaging) -> Result<ExecRoot, Error> {
+    let (root, made) = match kind {
+        SandboxStaging::Plain => (ExecRoot::Plain(folder.root()), vec![folder.root()]),
+        SandboxStaging::Overlay => {
             let (lower, upper, work) = (folder.lower(), folder.upper(), folder.work());
             let made = vec![lower.clone(), upper.clone(), work.clone()];
             (ExecRoot::Overlay { lowers: vec![lower], upper, work }, made)
@@ -122,63 +136,137 @@ fn lay_out(lease: &Lease, root: &ExecRoot) -> Result<(), Error> {
     Ok(())
 }
 
-async fn fetch_files(
-    lease: &Arc<Lease>,
-    folder: &SharedFolder,
-    root: &ExecRoot,
-    concurrency: usize,
-) -> Result<(), Error> {
-    if lease.plan.blobs.is_empty() {
-        return Ok(());
-    }
-    let fetched = stream::iter(0..lease.plan.blobs.len())
-        .map(|index| async move {
-            let digest = lease.plan.blobs[index].digest;
-            let own = || folder.blobs().join(index.to_string());
-            Ok((index, fetch(&lease.stores, digest, own).await?))
-        })
-        .buffered(concurrency.max(1));
-    let placed = fetched
-        .ready_chunks(BATCH)
-        .map(|batch| {
-            let (lease, folder, root) = (Arc::clone(lease), Arc::clone(folder), root.clone());
-            async move {
-                let batch: Vec<_> = batch.into_iter().collect::<Result<_, Error>>()?;
-                blocking("stage files", move || {
-                    let _folder = folder;
-                    place_files(&lease, &root, &batch)
-                })
-                .await
-            }
-        })
-        .buffer_unordered(CONCURRENT_BATCHES)
-        .try_collect::<()>();
-    match placed.await {
-        Err(Error::Missing(digests)) if !digests.is_empty() => {
-            Err(lease.missing(digests[0]).await?)
+impl Staging<'_> {
+    /// Brings all files of the tree to their places.
+    async fn fetch_files(
+        &self,
+        lease: &Arc<Lease>,
+        folder: &SharedFolder,
+        root: &ExecRoot,
+    ) -> Result<(), Error> {
+        if lease.plan.blobs.is_empty() {
+            return Ok(());
         }
-        placed => placed,
+        let links = self.links.filter(|_| matches!(root, ExecRoot::Overlay { .. }));
+        let fetched = stream::iter(0..lease.plan.blobs.len())
+            .map(|index| async move {
+                let wanted = wanted(lease, index, links.is_some());
+                let digest = lease.plan.blobs[index].digest;
+                let own = || folder.blobs().join(index.to_string());
+                Ok((index, fetch(&lease.stores, links, digest, wanted, own).await?))
+            })
+            .buffered(self.concurrency.max(1));
+        let unlinked = fetched
+            .ready_chunks(BATCH)
+            .map(|batch| {
+                let (lease, folder, root) = (Arc::clone(lease), Arc::clone(folder), root.clone());
+                async move {
+                    let batch: Vec<_> = batch.into_iter().collect::<Result<_, Error>>()?;
+                    blocking("stage files", move || {
+                        let _folder = folder;
+                        place_files(&lease, &root, &batch)
+                    })
+                    .await
+                }
+            })
+            .buffer_unordered(CONCURRENT_BATCHES)
+            .try_concat()
+            .await?;
+        copy_files(lease, folder, root, unlinked).await
     }
 }
 
+/// In which forms the places of a blob want it. A link has the mode and times of the store's file, so a
+/// place with properties of its own wants a copy.
+fn wanted(lease: &Lease, index: usize, may_link: bool) -> Wanted {
+    let mut wanted = Wanted::default();
+    for place in &lease.plan.blobs[index].places {
+        let (_, file) = lease.plan.at(*place);
+        match (may_link && file.properties == NodeProperties::default(), file.is_executable) {
+            (false, _) => wanted.content = true,
+            (true, true) => wanted.executable = true,
+            (true, false) => wanted.plain = true,
+        }
+    }
+    wanted
+}
+
+/// One place of a blob: the index of the blob, and the place as the plan has it.
+type Unlinked = (usize, (usize, usize));
+
 /// Puts blobs at all of their places: as links below an overlay, where nothing can change them, and as
-/// copies where the action could.
-fn place_files(lease: &Lease, root: &ExecRoot, batch: &[(usize, Fetched)]) -> Result<(), Error> {
+/// copies where the action could. Returns the places that could not be linked, such as those on another
+/// file system than the store.
+fn place_files(
+    lease: &Lease,
+    root: &ExecRoot,
+    batch: &[(usize, Fetched)],
+) -> Result<Vec<Unlinked>, Error> {
     let (mut inputs, _) = places(root)?;
+    let mut unlinked = Vec::new();
     for (index, fetched) in batch {
         for place in &lease.plan.blobs[*index].places {
             let (directory, file) = lease.plan.at(*place);
-            let (path, name) = (directory.path.as_str(), file.name.as_str());
-            let (executable, properties) = (file.is_executable, file.properties);
-            match fetched {
-                Fetched::Bytes(bytes) => inputs.write(path, name, executable, properties, bytes),
-                Fetched::Pinned(pinned) => {
-                    inputs.copy(path, name, executable, properties, &pinned.path)
+            let may_link = file.properties == NodeProperties::default();
+            let link = match file.is_executable {
+                _ if !may_link => None,
+                true => fetched.executable.as_ref(),
+                false => fetched.plain.as_ref(),
+            };
+            let placed = match link {
+                Some(link) => {
+                    let to = inputs.name(&directory.path, file.name.as_str());
+                    to.map(|to| link.link(&to).is_ok())
                 }
-                Fetched::Own(own) => inputs.copy(path, name, executable, properties, own),
+                None => copy_file(&mut inputs, directory, file, fetched),
+            };
+            let fault = |error| Error::fault(format!("stage the input {file:?}"), error);
+            if !placed.map_err(fault)? {
+                unlinked.push((*index, *place));
             }
-            .map_err(|error| Error::fault(format!("stage the input {path:?}/{name:?}"), error))?;
         }
+    }
+    Ok(unlinked)
+}
+
+/// Makes a file of its own; whether the content was there.
+fn copy_file(
+    inputs: &mut Place,
+    directory: &PlannedDirectory,
+    file: &FileNode,
+    fetched: &Fetched,
+) -> io::Result<bool> {
+    let (path, name) = (directory.path.as_str(), file.name.as_str());
+    let copied = match (&fetched.content, &fetched.file) {
+        (Some(bytes), _) => inputs.write(path, name, file.is_executable, file.properties, bytes),
+        (None, Some((from, _pin))) => {
+            inputs.copy(path, name, file.is_executable, file.properties, from)
+        }
+        (None, None) => return Ok(false),
+    };
+    copied.map(|()| true)
+}
+
+/// Copies to the places that could not be linked.
+async fn copy_files(
+    lease: &Arc<Lease>,
+    folder: &SharedFolder,
+    root: &ExecRoot,
+    unlinked: Vec<Unlinked>,
+) -> Result<(), Error> {
+    let wanted = Wanted { content: true, ..Wanted::default() };
+    for (index, place) in unlinked {
+        let digest = lease.plan.blobs[index].digest;
+        let own = || folder.blobs().join(format!("{index}-{}-{}", place.0, place.1));
+        let fetched = fetch(&lease.stores, None, digest, wanted, own).await?;
+        let (lease, folder, root) = (Arc::clone(lease), Arc::clone(folder), root.clone());
+        blocking("stage files", move || {
+            let _folder = folder;
+            let (directory, file) = lease.plan.at(place);
+            let fault = |error| Error::fault(format!("stage the input {file:?}"), error);
+            copy_file(&mut places(&root)?.0, directory, file, &fetched).map_err(fault).map(drop)
+        })
+        .await?;
     }
     Ok(())
 }

@@ -89,7 +89,7 @@ fn map_folders(folders: &[PathBuf]) -> Result<Vec<Folder>, Fault> {
             .during(Step::OpenFolder)
             .map_err(|fault| fault.about(folder.display()))?;
         sys::set_mount_attributes(tree.as_fd(), true, 0, Some(namespace.as_fd()))
-            .map_err(|fault| fault.about(format_args!("map the ids of {}", folder.display())))?;
+            .map_err(|fault| fault.about(format_args!("the ids of {}", folder.display())))?;
         Ok(Folder::Mapped(tree))
     };
     folders.iter().map(map).collect()

@@ -307,15 +307,24 @@ impl Launcher<'_> {
         for pid in self.running.keys() {
             let _ = rustix::process::kill_process(*pid, signal);
         }
-        // The keeper ends when its socket does.
-        let keeper = self.groups.take();
-        drop(keeper);
-        while let Ok(Some((pid, _))) = rustix::process::wait(WaitOptions::empty()) {
-            self.running.remove(&pid);
+        let has_others = |launcher: &Self| {
+            !launcher.running.is_empty()
+                || tree::children(rustix::process::getpid()).into_iter().any(|pid| {
+                    !launcher.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid))
+                })
+        };
+        while has_others(self) {
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(Some((pid, _))) => self.running.remove(&pid),
+                _ => break,
+            };
             if self.stage.template.is_none() {
                 self.kill_strays();
             }
         }
+        // Last the keeper, which ends when its socket does, and finds all groups empty.
+        self.groups = None;
+        while rustix::process::wait(WaitOptions::empty()).is_ok() {}
     }
 }
 

@@ -293,25 +293,33 @@ fn show_accounts(base: &Path) -> Result<(), Fault> {
     for (path, content) in ACCOUNTS {
         let target = base.join(path);
         if fs::symlink_metadata(&target).is_ok_and(|found| found.is_file()) {
-            let source = base.join("run/account");
-            fs::write(&source, content).during(Step::SystemFolder)?;
-            rustix::mount::mount_bind(&source, &target).during(Step::SystemFolder)?;
-            set_attributes(&target, false, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
-            // The mount keeps it.
-            fs::remove_file(&source).during(Step::SystemFolder)?;
+            show_content(content, base, &target)?;
         }
     }
     Ok(())
 }
 
+/// Puts a read-only file with `content` over the file at `target`.
+fn show_content(content: &str, base: &Path, target: &Path) -> Result<(), Fault> {
+    let source = base.join("run/content");
+    fs::write(&source, content).during(Step::SystemFolder)?;
+    rustix::mount::mount_bind(&source, target).during(Step::SystemFolder)?;
+    set_attributes(target, false, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+    // The mount keeps it.
+    fs::remove_file(&source).during(Step::SystemFolder)
+}
+
 fn cover_secrets(base: &Path) -> Result<(), Fault> {
     for secret in SECRETS {
         let path = base.join(secret);
-        let Ok(found) = fs::metadata(&path) else { continue };
-        let with = if found.is_dir() { base.join("run") } else { PathBuf::from("/dev/null") };
-        rustix::mount::mount_bind(&with, &path)
-            .during(Step::SystemFolder)
-            .map_err(|fault| fault.about(secret))?;
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => {
+                rustix::mount::mount_bind(base.join("run"), &path).during(Step::SystemFolder)?;
+                set_attributes(&path, false, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+            }
+            Ok(_) => show_content("", base, &path)?,
+            Err(_) => {}
+        }
     }
     Ok(())
 }

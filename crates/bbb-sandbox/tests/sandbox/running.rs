@@ -121,6 +121,9 @@ async fn requests_that_can_never_be_run_are_refused() {
     bad[4].stdout = "/etc/passwd".into();
     bad[5].mount_point = "/proc/self".into();
     bad[6].temporary = rig.path().join("../x");
+    let mut long = good();
+    long.arguments.push("x".repeat(5 << 20).into());
+    bad.push(long);
     for request in bad {
         let error = rig.sandbox.run(request).await.unwrap_err();
         assert!(matches!(error, Error::Invalid(_)), "{error:?}");
@@ -164,4 +167,19 @@ pub(crate) async fn join_all<F: Future<Output = ()>>(futures: Vec<F>) {
         if futures.is_empty() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
+}
+
+#[tokio::test]
+async fn long_arguments_arrive_and_too_long_ones_are_the_actions_failure() {
+    for rig in Rig::all().await {
+        let argument = "x".repeat(100_000);
+        let staged = rig.stage();
+        let mut arguments = vec!["/bin/sh", "-c", "echo $#", "name"];
+        arguments.extend(std::iter::repeat_n(argument.as_str(), 15));
+        assert_eq!(rig.run(&staged, staged.program(&rig.sandbox, &arguments)).await.stdout, "15\n");
+        let staged = rig.stage();
+        let argument = "x".repeat(3 << 20);
+        let left = rig.run(&staged, staged.program(&rig.sandbox, &["/bin/true", &argument])).await;
+        assert_eq!(left.code(), 126, "{}", left.stderr);
+    }
 }

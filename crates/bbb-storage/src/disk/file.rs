@@ -16,8 +16,8 @@ use super::{Disk, layout::Kind};
 /// How many bytes are read at a time to be hashed.
 const HASH_CHUNK_BYTES: usize = 256 << 10;
 
-/// How often a file is put into a folder that is made for it.
-const MKDIR_ATTEMPTS: usize = 4;
+/// How often a file is put into a folder that is made for it: more often than there are levels.
+const MKDIR_ATTEMPTS: usize = 8;
 
 /// A temporary file, removed when dropped unless it was put in its place.
 #[derive(Debug)]
@@ -46,12 +46,15 @@ impl Temporary {
         loop {
             attempts += 1;
             match fs::rename(&self.path, place) {
-                // The scan may take the folder away again while it is empty.
+                // The scan takes folders away that are empty, once each, maybe just now.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound && attempts < MKDIR_ATTEMPTS =>
                 {
-                    if let Some(folder) = place.parent() {
-                        fs::create_dir_all(folder)?;
+                    match place.parent().map(fs::create_dir_all) {
+                        Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                            return Err(error);
+                        }
+                        _ => {}
                     }
                 }
                 Err(error) => return Err(error),

@@ -170,4 +170,6 @@ pub enum Tool {
         #[arg(allow_hyphen_values = true)]
         template: String,
     },
+    /// Load any server of the Remote Execution API and measure it
+    Bench(Box<bbb_bench::Args>),
 }

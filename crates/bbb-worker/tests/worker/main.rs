@@ -1,0 +1,13 @@
+//! Runs actions for real: a disk store, a sandbox with namespaces and one without, and the worker on top.
+
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a rig for tests; clippy sees tests only by their attribute"
+)]
+
+mod endings;
+mod hostile;
+mod inputs;
+mod outputs;
+mod rig;
