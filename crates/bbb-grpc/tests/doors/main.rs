@@ -10,5 +10,6 @@
 mod action_cache;
 mod bytestream;
 mod cas;
+mod disk;
 mod port;
 mod support;
