@@ -1,8 +1,9 @@
 //! Fetches an action's inputs, runs it and stores its outputs.
 //!
-//! The seam is [`Executor`]; [`Local`] is the one that runs actions here, and [`Slots`] brings it tasks. A task goes through stages, each a
-//! type of its own that the next one takes by value: `Lease` (read and checked, `fetch`), `Prepared` (staged,
-//! `stage`), `Ran` (`run`), and the `Outcome` (`collect`, `upload`, `outcome`).
+//! The seam is [`Executor`]; [`Local`] is the one that runs actions here, and [`Slots`] brings it tasks. A
+//! task goes through stages, each a type of its own that the next one takes by value: `Lease` (read and
+//! checked, `fetch`), `Prepared` (staged, `stage`), `Ran` (`run`), and the `Outcome` (`collect`, `upload`,
+//! `outcome`).
 //!
 //! Promises: a command finds exactly its inputs and its environment; whatever it does to its inputs harms
 //! nothing but itself; a result is cached only after its blobs are durable, and only a good one; every phase

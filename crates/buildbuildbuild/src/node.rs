@@ -115,7 +115,8 @@ async fn start_worker(
     dispatch: &Arc<dyn Dispatch>,
     groups: &Groups,
 ) -> anyhow::Result<()> {
-    let mut config = bbb_sandbox::Config::new(disk.scratch());
+    let folder = disk.dir().join("actions");
+    let mut config = bbb_sandbox::Config::new(folder.clone());
     config.mode = match settings.sandbox {
         SandboxChoice::Auto => Mode::Auto,
         SandboxChoice::Namespaces => Mode::Namespaces,
@@ -124,7 +125,7 @@ async fn start_worker(
     let sandbox =
         bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
     tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));
-    let mut worker = bbb_worker::Settings::new(&settings.node_name, disk.scratch());
+    let mut worker = bbb_worker::Settings::new(&settings.node_name, folder);
     worker.download_concurrency = settings.download_concurrency;
     worker.network = settings.sandbox_network;
     worker.keep = match settings.keep_exec_root {
@@ -141,7 +142,7 @@ async fn start_worker(
         slots: u32::try_from(settings.worker_slots)?,
         platform: settings.platform.iter().cloned().collect(),
     };
-    Slots::start(offer, Arc::new(local), Arc::clone(dispatch), &groups.worker);
+    Slots::new(offer, Arc::clone(dispatch), Arc::new(local)).start(&groups.worker);
     Ok(())
 }
 
