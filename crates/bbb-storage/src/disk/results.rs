@@ -82,9 +82,9 @@ impl ActionCache for Results {
             attempts += 1;
             let reservation = disk.reserve_file(bytes.len() as u64).await?;
             let (disk, bytes, result) = (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
-            let written = blocking("writing a result", move || {
-                Ok(disk.write_result(&key, &bytes, result, reservation))
-            });
+            let writer = Arc::clone(&disk);
+            let written = disk
+                .write_small(move || Ok(writer.write_result(&key, &bytes, result, reservation)));
             match written.await? {
                 Ok(()) => return Ok(()),
                 Err(error) => self.0.disk.recover(error, action, attempts).await?,

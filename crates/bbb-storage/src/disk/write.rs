@@ -84,7 +84,7 @@ impl Disk {
             attempts += 1;
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
-            let written = blocking("writing a blob", move || {
+            let written = self.write_small(move || {
                 check_hash(digest, &pieces)?;
                 Ok(disk.write_pieces(&key, &pieces, reservation))
             });
