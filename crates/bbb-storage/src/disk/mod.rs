@@ -44,7 +44,7 @@ use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, SemaphorePermit},
     task,
 };
 
@@ -190,7 +190,7 @@ impl Disk {
             closed: AtomicBool::new(false),
             gates: [const { Mutex::new(()) }; GATES],
             turns: [const { tokio::sync::Mutex::const_new(()) }; GATES],
-            writers: Semaphore::new(2 * thread::available_parallelism().map_or(4, usize::from)),
+            writers: Semaphore::new(thread::available_parallelism().map_or(4, usize::from)),
             eviction: tokio::sync::Mutex::const_new(()),
             eviction_wanted: Notify::new(),
             small: Cache::with_weighter(10_000, memory_bytes / 4 * 3, BlobWeight),
@@ -299,14 +299,10 @@ fn gate_of(digest: Digest) -> usize {
 }
 
 impl Disk {
-    /// Writes a small file on a thread of its own, when it is its turn.
-    async fn write_small<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
+    /// Waits for the turn to write a small file. Taken before room is, so that those who wait hold none.
+    async fn turn_to_write(&self) -> Result<SemaphorePermit<'_>> {
         let turn = self.writers.acquire().await;
-        let _turn = turn.map_err(|error| Error::unavailable("writing", io::Error::other(error)))?;
-        blocking("writing a file", work).await
+        turn.map_err(|error| Error::unavailable("writing", io::Error::other(error)))
     }
 }
 

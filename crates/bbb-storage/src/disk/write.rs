@@ -82,9 +82,10 @@ impl Disk {
         let mut attempts = 0;
         loop {
             attempts += 1;
+            let _turn = self.turn_to_write().await?;
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
-            let written = self.write_small(move || {
+            let written = blocking("writing a blob", move || {
                 check_hash(digest, &pieces)?;
                 Ok(disk.write_pieces(&key, &pieces, reservation))
             });
