@@ -1,6 +1,7 @@
 //! The view of one instance's blobs.
 
 use std::{
+    collections::HashSet,
     fmt, io,
     sync::{Arc, atomic::Ordering},
 };
@@ -112,8 +113,8 @@ impl Cas for Blobs {
                 .await?;
             missing.extend(checked.into_iter().flatten());
         }
-        missing.sort_unstable();
-        missing.dedup();
+        let mut seen = HashSet::with_capacity(missing.len());
+        missing.retain(|digest| seen.insert(*digest));
         Ok(missing)
     }
 }

@@ -52,6 +52,9 @@ pub(super) const ENTRY_FOLDERS: [&str; 2] = ["ac", "cas"];
 /// The longest escaped instance name that stands as it is; longer ones are cut and hashed.
 const MAX_SEGMENT_LEN: usize = 180;
 
+/// How many folders temporary files lie in: the kernel lets one thread at a time change a folder.
+pub(super) const TMP_FOLDERS: u64 = 16;
+
 /// The folder and the way from it to everything.
 #[derive(Debug)]
 pub(super) struct Layout {
@@ -99,6 +102,11 @@ impl Layout {
     /// A path for a temporary file that nobody else was given since this process opened the folder.
     pub(super) fn temporary(&self) -> PathBuf {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        self.tmp_folder(number % TMP_FOLDERS).join(number.to_string())
+    }
+
+    /// One of the folders of temporary files.
+    pub(super) fn tmp_folder(&self, number: u64) -> PathBuf {
         self.root.join("tmp").join(number.to_string())
     }
 

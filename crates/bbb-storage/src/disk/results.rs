@@ -80,6 +80,7 @@ impl ActionCache for Results {
         let mut attempts = 0;
         loop {
             attempts += 1;
+            let _turn = disk.turn_to_write().await?;
             let reservation = disk.reserve_file(bytes.len() as u64).await?;
             let (disk, bytes, result) = (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
             let written = blocking("writing a result", move || {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bbb_lifecycle::Stop;
-use tokio::time;
+use tokio::{task, time};
 
 use crate::{Error, Result};
 
@@ -11,6 +11,9 @@ use super::{Disk, blocking, file, index::Key, layout::Kind};
 
 /// How much faster files in doubt are read than those that are only looked after.
 const DOUBT_SPEED: u64 = 16;
+
+/// How many slots are passed by before others have their turn on the thread.
+const SLOTS_AT_ONCE: u32 = 256;
 
 /// The shortest time from one round to the next.
 const ROUND_INTERVAL: Duration = Duration::from_secs(3600);
@@ -39,6 +42,9 @@ impl Disk {
                         }
                     };
                     slot += 1;
+                    if slot % SLOTS_AT_ONCE == 0 {
+                        task::yield_now().await;
+                    }
                     if !pause.is_zero() && !wait(pause, stop).await {
                         return;
                     }

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::FlockOperation;
 
-use super::layout::Layout;
+use super::layout::{Layout, TMP_FOLDERS};
 
 /// The version of the layout, in the words of the file.
 const VERSION: &str = "buildbuildbuild store 1\n";
@@ -83,6 +83,10 @@ impl Folder {
         check_version(&layout, true)?;
         for folder in [layout.tmp(), layout.scratch()] {
             set_aside(&layout, &folder).map_err(at("empty", &folder))?;
+        }
+        for number in 0..TMP_FOLDERS {
+            let path = layout.tmp_folder(number);
+            fs::create_dir(&path).map_err(at("make", &path))?;
         }
         let path = layout.state();
         let last = State::read(&path);

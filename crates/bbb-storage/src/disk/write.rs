@@ -82,6 +82,7 @@ impl Disk {
         let mut attempts = 0;
         loop {
             attempts += 1;
+            let _turn = self.turn_to_write().await?;
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
             let written = blocking("writing a blob", move || {

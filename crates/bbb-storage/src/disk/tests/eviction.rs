@@ -117,6 +117,35 @@ async fn many_writers_at_the_limit_all_get_through() {
     assert!(held() <= 4000 * KIB && store.disk.stats().evictions > 0);
 }
 
+/// A blob that comes back while its file is on the way out must not lose the new file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_comes_back_while_it_goes_is_there() {
+    let dir = TempDir::new().unwrap();
+    let store = Arc::new(Store::open(dir.path(), 400 * KIB));
+    let blobs: Vec<_> = (0..120u8)
+        .map(|number| {
+            let bytes = vec![number; 4096];
+            (Digest::of(Function::Sha256, &bytes), bytes)
+        })
+        .collect();
+    for round in 0..20 {
+        let puts = (0..blobs.len() * 4).map(|at| {
+            let (digest, bytes) = blobs[at * (round + 7) % blobs.len()].clone();
+            let cas = store.cas();
+            async move { cas.put(digest, bytes.into()).await.unwrap() }
+        });
+        futures::future::join_all(puts).await;
+    }
+    until(|| store.disk.stats().taken_bytes <= 390 * KIB).await;
+    let evictions = store.disk.stats().evictions;
+    for (digest, _) in &blobs {
+        let is_known = store.is_there(*digest).await;
+        assert_eq!(store.path(Kind::Blob, *digest).exists(), is_known);
+    }
+    assert!(evictions > 100, "{evictions} evictions");
+    assert_eq!(store.disk.stats().evictions, evictions);
+}
+
 fn walk(folder: &Path) -> Vec<u64> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     entries

@@ -46,7 +46,7 @@ async fn child_on_a_small_file_system() {
     // It recovers by itself.
     fs::remove_file(&foreign).unwrap();
     try_put(&store, 3 << 20).await.unwrap();
-    assert_eq!(fs::read_dir(store.disk.layout.tmp()).unwrap().count(), 0);
+    assert_eq!(temporary_files(&store), 0);
     println!("all went well");
 }
 
