@@ -204,6 +204,7 @@ impl InputTree {
 #[cfg(test)]
 mod tests {
     use bbb_digest::Function;
+    use bbb_reapi::Output;
     use bbb_reapi::{DirectoryNode, FileName};
 
     use super::*;
@@ -257,14 +258,15 @@ mod tests {
 
     #[test]
     fn parents_of_outputs_come_outermost_first_and_are_no_files() {
-        let outputs = |paths: &[&str]| Outputs::Paths(paths.iter().map(|at| path(at)).collect());
-        let parents = tree().output_parents(&path("a"), &outputs(&["x/y/z", "o"])).unwrap();
+        let output = |at: &&str| Output { declared: (*at).into(), path: path(at) };
+        let outputs = |paths: &[&str]| Outputs::Paths(paths.iter().map(output).collect());
+        let parents = tree().output_parents(&outputs(&["a/x/y/z", "a/o"])).unwrap();
         assert_eq!(parents, [path("a"), path("a/x"), path("a/x/y")]);
         for bad in ["f/x", "link/x", "a/f/x/y"] {
-            assert!(tree().output_parents(&path(""), &outputs(&[bad])).is_err(), "{bad}");
+            assert!(tree().output_parents(&outputs(&[bad])).is_err(), "{bad}");
         }
         // An output may take the place of an input.
-        assert!(tree().output_parents(&path(""), &outputs(&["f", "link", "a"])).is_ok());
+        assert!(tree().output_parents(&outputs(&["f", "link", "a"])).is_ok());
     }
 
     #[test]
