@@ -6,7 +6,11 @@ use bbb_lifecycle::Stop;
 
 use crate::{Error, Result};
 
-use super::{Disk, blocking, index::charge, view::is_absent};
+use super::{
+    Disk, blocking,
+    index::{Key, charge},
+    view::is_absent,
+};
 
 /// How many entries are taken out of the index at a time before their files go.
 const VICTIMS_AT_ONCE: usize = 64;
@@ -122,38 +126,46 @@ impl Disk {
     fn evict_blocking(&self, target_bytes: u64) -> u64 {
         let mut freed = 0;
         loop {
-            let victims: Vec<_> = {
-                let mut index = self.index();
-                let (now, mut taken) = (index.now(), index.taken_bytes());
-                std::iter::from_fn(|| {
-                    let (key, bytes) = (taken > target_bytes).then(|| index.take_victim(now))??;
-                    taken -= bytes.min(taken);
-                    Some((key, bytes))
-                })
-                .take(VICTIMS_AT_ONCE)
-                .collect()
-            };
+            let victims = self.take_victims(target_bytes);
             if victims.is_empty() {
                 return freed;
             }
-            for (key, bytes) in victims {
-                let path = self.path(&key);
-                let _gate = self.gate(key.digest);
-                // Whoever stored it again meanwhile has put a file in the same place, which stays.
-                let is_back = self.index().find(&key).is_some();
-                let removed = if is_back { Ok(()) } else { fs::remove_file(&path) };
-                match removed {
-                    Err(error) if !is_absent(&error) => {
-                        tracing::error!(path = %path.display(), %error, "cannot evict a file");
-                    }
-                    _ => {}
-                }
-                self.index().release(bytes);
-                self.forget_in_memory(&key);
-                self.counters.evictions.fetch_add(1, Ordering::Relaxed);
-                freed += bytes;
-            }
+            freed += self.remove_victims(&victims);
         }
+    }
+
+    /// Takes some entries out of the index, with the bytes they take. Their files are still there.
+    pub(super) fn take_victims(&self, target_bytes: u64) -> Vec<(Key, u64)> {
+        let mut index = self.index();
+        let (now, mut taken) = (index.now(), index.taken_bytes());
+        std::iter::from_fn(|| {
+            let (key, bytes) = (taken > target_bytes).then(|| index.take_victim(now))??;
+            taken -= bytes.min(taken);
+            Some((key, bytes))
+        })
+        .take(VICTIMS_AT_ONCE)
+        .collect()
+    }
+
+    /// Removes the files of entries that were taken out. Returns how many bytes that freed.
+    pub(super) fn remove_victims(&self, victims: &[(Key, u64)]) -> u64 {
+        for (key, bytes) in victims {
+            let path = self.path(key);
+            let _gate = self.gate(key.digest);
+            // Whoever stored it again meanwhile has put a file in the same place, which stays.
+            let is_back = self.index().find(key).is_some();
+            let removed = if is_back { Ok(()) } else { fs::remove_file(&path) };
+            match removed {
+                Err(error) if !is_absent(&error) => {
+                    tracing::error!(path = %path.display(), %error, "cannot evict a file");
+                }
+                _ => {}
+            }
+            self.index().release(*bytes);
+            self.forget_in_memory(key);
+            self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+        victims.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Keeps some room free ahead of those who need it, until it is asked to stop.
