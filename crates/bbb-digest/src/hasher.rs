@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn does_not_depend_on_how_bytes_are_cut() {
-        let data: Vec<u8> = (0..10_000u32).map(|i| (i * i >> 3) as u8).collect();
+        let data: Vec<u8> = (0..10_000u32).map(|i| ((i * i) >> 3) as u8).collect();
         for function in Function::ALL {
             let mut hasher = Hasher::new(function, data.len() as u64);
             data.chunks(333).for_each(|chunk| hasher.update(chunk));
