@@ -76,7 +76,7 @@ start_node() {
   mkdir -p "$folder"
   gossip=$(free_port)
   "$binary" --node_name="$name" --listen=127.0.0.1 --port="$port" --bind_host=127.0.0.1 --bind_port="$gossip" \
-    --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" "$@" \
+    --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" --sandbox="${BBB_SANDBOX:-auto}" "$@" \
     >>"$folder/node.log" 2>&1 </dev/null &
   node_pid[$name]=$!
   # Otherwise the shell reports its end, when it was killed, in the middle of something else.
