@@ -44,6 +44,7 @@ use async_trait::async_trait;
 
 pub use error::{Error, StartError};
 pub use launched::{Launched, start};
+pub use launcher::is_mount_point;
 pub use probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 pub use request::{
     DEFAULT_GRACE, DEFAULT_MOUNT_POINT, DEFAULT_SEARCH_PATH, ExecRoot, Exit, Limits, Request,

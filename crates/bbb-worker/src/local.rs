@@ -1,10 +1,15 @@
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
-use bbb_sandbox::{Limits, Sandbox};
+use bbb_sandbox::{Limits, Mode, Sandbox};
 use bbb_scheduler::{Outcome, Progress, Task};
 use bbb_storage::{Instances, LocalFiles};
 use prost::Message as _;
@@ -14,6 +19,7 @@ use crate::{
     cleanup::Cleaner,
     error::Error,
     fetch::Lease,
+    run::INPUT_ROOT,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };
@@ -32,6 +38,9 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether all actions see the host's network; else those with the platform property `network=on`.
     pub network: bool,
+    /// Where the input root stands for commands that do not ask for a place by the platform property
+    /// `InputRootAbsolutePath`; needs namespaces.
+    pub input_root: Option<PathBuf>,
     /// Which exec roots are kept for people.
     pub keep: Keep,
     /// How long fetching and staging may take.
@@ -64,6 +73,7 @@ impl Settings {
             download_concurrency: 10,
             limits: Limits::default(),
             network: false,
+            input_root: None,
             keep: Keep::None,
             fetch_deadline: DEADLINE,
             upload_deadline: DEADLINE,
@@ -88,13 +98,17 @@ impl Local {
     /// which so has to outlive the executor's work.
     ///
     /// # Errors
-    /// If the folder cannot be made or read.
+    /// If the folder cannot be made or read, or the sandbox cannot put input roots where the settings want
+    /// them.
     pub fn new(
         settings: Settings,
         instances: Arc<Instances>,
         sandbox: Arc<dyn Sandbox>,
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
+        if let Some(point) = &settings.input_root {
+            check_input_root(point, sandbox.probe().mode)?;
+        }
         let cleaner = Cleaner::start(settings.folder.clone(), tasks)?;
         Ok(Self { settings, instances, sandbox, cleaner, links: None })
     }
@@ -132,11 +146,26 @@ impl Local {
         .await?;
         let fetched = clock.now();
         report.progress(Progress::Running);
-        let ran = prepared.run(&*self.sandbox, settings.limits, settings.network).await?;
+        let input_root = settings.input_root.as_deref();
+        let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
+        let ran = running.await?;
         let times = Times { fetched, ran: clock.now() };
         report.progress(Progress::Uploading);
         let settled = ran.settle(settings, mode, clock, times);
         within("storing outputs", settings.upload_deadline, settled).await
+    }
+}
+
+/// Refuses what would fail every action that does not ask for another place.
+fn check_input_root(point: &Path, mode: Mode) -> io::Result<()> {
+    let refused = |reason: &str| {
+        let story = format!("{INPUT_ROOT}={}: {reason}", point.display());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, story))
+    };
+    match mode {
+        Mode::None => refused("needs namespaces, which the sandbox does without"),
+        _ if !bbb_sandbox::is_mount_point(point) => refused("an input root cannot stand there"),
+        _ => Ok(()),
     }
 }
 

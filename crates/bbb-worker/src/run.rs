@@ -1,6 +1,10 @@
 //! The third stage: the command runs in the sandbox, with exactly what it asks for.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bbb_reapi::{Invalid, Properties};
 use bbb_sandbox::{DEFAULT_MOUNT_POINT, Exit, Limits, Mode, Request, Sandbox};
@@ -11,8 +15,9 @@ use crate::{error::Error, stage::Prepared};
 /// given up.
 const SLACK: Duration = Duration::from_secs(60);
 
-/// The platform property that names where the input root stands for the command; BuildStream asks for `/`.
-const INPUT_ROOT: &str = "InputRootAbsolutePath";
+/// The platform property that names where the input root stands for the command. A worker's own value is the
+/// default for actions without: BuildStream means `/` and does not say so.
+pub(crate) const INPUT_ROOT: &str = "InputRootAbsolutePath";
 
 /// The platform property that asks for the host's network, with the value `on`.
 const NETWORK: &str = "network";
@@ -33,9 +38,10 @@ impl Prepared {
         sandbox: &dyn Sandbox,
         limits: Limits,
         network: bool,
+        input_root: Option<&Path>,
     ) -> Result<Ran, Error> {
         let platform = &self.lease.platform;
-        let mount_point = mount_point(platform, sandbox.probe().mode)?;
+        let mount_point = mount_point(platform, input_root, sandbox.probe().mode)?;
         let command = &self.lease.command;
         let request = Request {
             environment: (command.environment.iter())
@@ -67,9 +73,13 @@ impl Prepared {
     }
 }
 
-/// Where the exec root stands for the command.
-fn mount_point(platform: &Properties, mode: Mode) -> Result<PathBuf, Error> {
-    match platform.get(INPUT_ROOT) {
+/// Where the exec root stands for the command: where it asks for, else where the worker has it.
+fn mount_point(
+    platform: &Properties,
+    default: Option<&Path>,
+    mode: Mode,
+) -> Result<PathBuf, Error> {
+    match platform.get(INPUT_ROOT).map(Path::new).or(default) {
         None => Ok(DEFAULT_MOUNT_POINT.into()),
         Some(_) if mode == Mode::None => Err(Error::Unable(format!(
             "worker runs actions without namespaces, so it cannot honour {INPUT_ROOT}"

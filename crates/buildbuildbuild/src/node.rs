@@ -116,6 +116,8 @@ async fn start_worker(
     groups: &Groups,
 ) -> anyhow::Result<()> {
     let folder = disk.dir().join("actions");
+    // The sandbox opens its folders once, at its start.
+    std::fs::create_dir_all(&folder).context("cannot make the worker's folder (--cache_dir)")?;
     let mut config = bbb_sandbox::Config::new(folder.clone());
     config.mode = match settings.sandbox {
         SandboxChoice::Auto => Mode::Auto,
@@ -128,6 +130,9 @@ async fn start_worker(
     let mut worker = bbb_worker::Settings::new(&settings.node_name, folder);
     worker.download_concurrency = settings.download_concurrency;
     worker.network = settings.sandbox_network;
+    worker.input_root = (settings.platform.iter())
+        .find(|(name, _)| name == "InputRootAbsolutePath")
+        .map(|(_, path)| path.into());
     worker.keep = match settings.keep_exec_root {
         KeepExecRoot::Never => Keep::None,
         KeepExecRoot::Failed => Keep::Failed,
@@ -135,7 +140,7 @@ async fn start_worker(
     };
     let files = Arc::clone(disk);
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
-        .context("cannot make the worker's folder")?
+        .context("cannot set up the worker")?
         .linking(move |instance| files.local_files(instance));
     let offer = WorkerOffer {
         name: settings.node_name.clone(),

@@ -19,6 +19,8 @@ mod seccomp;
 mod template;
 mod tree;
 
+pub use mounts::is_mount_point;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{PipeWriter, Read};

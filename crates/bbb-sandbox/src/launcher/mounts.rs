@@ -144,7 +144,7 @@ fn protect_proc(proc: &Path) -> Result<(), Fault> {
 }
 
 /// Whether an exec root may stand at `point`: absolute, plain, and not where the sandbox has its own things.
-pub(crate) fn is_mount_point(point: &Path) -> bool {
+pub fn is_mount_point(point: &Path) -> bool {
     let mut parts = point.components();
     let reserved = ["proc", "dev", "sys", ".folders"].map(OsStr::new);
     parts.next() == Some(Component::RootDir)

@@ -8,10 +8,10 @@ use std::{
 use bbb_reapi::{proto::reapi, to_system_time};
 use bbb_sandbox::Mode;
 use bbb_scheduler::{Outcome, Progress};
-use bbb_worker::{Executor as _, Keep, Report};
+use bbb_worker::{Executor as _, Keep, Report, Settings};
 use prost::Message as _;
 
-use crate::rig::{Rig, Tree, command, platform, until};
+use crate::rig::{Rig, Tier, Tree, command, platform, until};
 
 #[tokio::test]
 async fn a_good_result_is_cached_with_its_story() {
@@ -138,6 +138,32 @@ async fn platform_properties_steer_the_sandbox() {
     let action = rig.action(Tree::default(), &script, root).await;
     let outcome = rig.local.execute(rig.task(action), Report::to(|_| {})).await;
     assert!(matches!(outcome, Outcome::Failed(reason) if reason.contains("InputRoot")));
+}
+
+#[tokio::test]
+async fn a_workers_input_root_is_for_actions_that_do_not_ask() {
+    let place = |settings: &mut Settings| settings.input_root = Some("/of/worker".into());
+    let rig = Rig::with(Mode::Namespaces, place).await;
+    assert_eq!(rig.stdout_of(Tree::default(), "pwd").await, "/of/worker\n");
+    let asks = |action: &mut reapi::Action| {
+        action.platform = platform("InputRootAbsolutePath", "/of/action");
+    };
+    let action = rig.action(Tree::default(), &command("pwd", &[]), asks).await;
+    let done = rig.execute(rig.task(action)).await;
+    assert_eq!(rig.stdout(&done).await, "/of/action\n");
+}
+
+#[tokio::test]
+async fn a_workers_input_root_that_cannot_be_is_refused_at_start() {
+    for (mode, point, reason) in [
+        (Mode::None, "/", "needs namespaces"),
+        (Mode::Namespaces, "/proc/1", "cannot stand there"),
+        (Mode::Namespaces, "relative", "cannot stand there"),
+    ] {
+        let change = |settings: &mut Settings| settings.input_root = Some(point.into());
+        let refused = Rig::start(mode, Tier::Disk, change).await.err().unwrap();
+        assert!(refused.to_string().contains(reason), "{point}: {refused}");
+    }
 }
 
 #[tokio::test]

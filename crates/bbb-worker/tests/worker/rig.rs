@@ -196,6 +196,15 @@ impl Rig {
 
     /// A rig whose store gives its blobs in another form.
     pub(crate) async fn over(mode: Mode, tier: Tier, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start(mode, tier, change).await.unwrap()
+    }
+
+    /// A rig, unless its worker refuses its settings.
+    pub(crate) async fn start(
+        mode: Mode,
+        tier: Tier,
+        change: impl FnOnce(&mut Settings),
+    ) -> io::Result<Self> {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("test");
         let disk = DiskSettings::new(folder.path().join("store"), 4 << 30);
@@ -223,13 +232,13 @@ impl Rig {
         let sandbox = Arc::new(bbb_sandbox::start(config).await.unwrap());
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));
         change(&mut settings);
-        let local = Local::new(settings, instances, sandbox, &tasks).unwrap();
+        let local = Local::new(settings, instances, sandbox, &tasks)?;
         let links = Arc::clone(&disk);
         let local = Arc::new(local.linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
         }));
-        Rig { local, stores, disk, tasks, folder }
+        Ok(Rig { local, stores, disk, tasks, folder })
     }
 
     /// One rig for each kind of sandbox.
