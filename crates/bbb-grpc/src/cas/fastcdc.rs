@@ -165,6 +165,49 @@ mod tests {
         }
     }
 
+    /// The published test vectors that the API's comment names: of each chunk its length and the gear hash at
+    /// which it ends, without a seed and with the seed 666, which changes the gears and no mask. Smallest,
+    /// average and largest chunk: 4096, 16,384 and 65,535 bytes.
+    const PUBLISHED: [[(usize, u64); 6]; 2] = [
+        [
+            (19_186, 17_583_755_766_661_134_474),
+            (19_279, 4_098_594_969_649_699_419),
+            (17_354, 2_365_586_132_076_908_760),
+            (16_387, 16_009_206_469_796_846_404),
+            (19_940, 2_473_608_525_189_754_172),
+            (17_320, 2_504_464_741_100_432_583),
+        ],
+        [
+            (17_635, 17_021_115_692_437_263_050),
+            (17_334, 8_231_525_949_846_907_466),
+            (19_136, 10_944_310_959_829_698_982),
+            (17_467, 13_602_876_513_398_592_944),
+            (23_593, 2_945_079_350_535_657_389),
+            (14_301, 8_981_594_897_574_481_255),
+        ],
+    ];
+
+    /// The picture that the vectors cut is in no package that a test can install, so this holds against
+    /// them what they say without it: sizes, and that each hash is one at which we cut. That we cut any
+    /// data as the implementation does which gave the vectors is what the other tests show.
+    #[test]
+    fn published_vectors_end_where_our_masks_cut() {
+        let cutter = Cutter::new(4096, 16_384, 65_535);
+        for chunks in PUBLISHED {
+            let size: usize = chunks.iter().map(|(len, _)| len).sum();
+            assert_eq!(size, 109_466);
+            let [cut @ .., (last, _)] = chunks;
+            assert!(last <= cutter.max);
+            for (len, hash) in cut {
+                assert!((cutter.min..=cutter.max).contains(&len));
+                let mask = if len < cutter.average { cutter.strict } else { cutter.loose };
+                // Rolling two bytes at a time, the implementation has shifted the hash after the first.
+                let shift = u32::from(len % 2 == 0);
+                assert_eq!(hash & mask << shift, 0, "a chunk of {len} bytes");
+            }
+        }
+    }
+
     #[test]
     fn masks_grow_bit_by_bit_as_in_the_reference() {
         for (index, mask) in MASKS.iter().enumerate() {

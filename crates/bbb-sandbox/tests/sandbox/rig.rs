@@ -119,6 +119,22 @@ impl Rig {
         let staged = self.stage();
         self.run(&staged, staged.script(&self.sandbox, script)).await
     }
+
+    /// Runs a script that prints something and then lasts, with a timeout that leaves it the time to print:
+    /// a short one, and on a machine too busy for that a longer one.
+    pub(crate) async fn timed_out(&self, script: &str, grace: Duration) -> Left {
+        for timeout_ms in [300, 3_000, 15_000] {
+            let staged = self.stage();
+            let mut request = staged.script(&self.sandbox, script);
+            request.timeout = Some(Duration::from_millis(timeout_ms));
+            request.grace = grace;
+            let left = self.run(&staged, request).await;
+            if !left.stdout.is_empty() {
+                return left;
+            }
+        }
+        panic!("the script did not begin: {script}");
+    }
 }
 
 impl Drop for Rig {

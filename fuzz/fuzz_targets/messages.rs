@@ -13,8 +13,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     if let Ok(command) = Command::decode(bytes) {
-        for path in command.outputs.paths() {
-            assert!(path.segments().all(|segment| segment != ".."));
+        for output in command.outputs.iter() {
+            assert!(output.path.segments().all(|segment| segment != ".."));
         }
     }
     let _ = Tree::decode(Function::Sha256, bytes);
