@@ -116,6 +116,8 @@ async fn start_worker(
     groups: &Groups,
 ) -> anyhow::Result<()> {
     let folder = disk.dir().join("actions");
+    // The sandbox shows actions only what is there when it starts, and without it does without namespaces.
+    std::fs::create_dir_all(&folder).context("cannot make the worker's folder")?;
     let mut config = bbb_sandbox::Config::new(folder.clone());
     config.mode = match settings.sandbox {
         SandboxChoice::Auto => Mode::Auto,
