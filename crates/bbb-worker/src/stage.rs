@@ -28,10 +28,7 @@ const BATCH: usize = 64;
 /// How many such goes run at once.
 const CONCURRENT_BATCHES: usize = 2;
 
-/// How many files a tree may have to be copied instead of standing below an overlay.
-const COPIED_FILES: usize = 8;
-
-/// How many bytes these may have in all.
+/// How many bytes a tree may have in all to be copied instead of standing below an overlay.
 const COPIED_BYTES: u64 = 64 << 10;
 
 /// A task whose exec root is complete.
@@ -46,6 +43,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Staging<'a> {
     /// Which kinds of them the sandbox takes.
     pub(crate) kind: SandboxStaging,
+    /// How many files a tree may have to be copied instead of standing below an overlay.
+    pub(crate) copied_files: usize,
     /// How many blobs are transferred at once.
     pub(crate) concurrency: usize,
     /// Where blobs lie that can be linked to.
@@ -157,7 +156,7 @@ impl Staging<'_> {
             (files + places, bytes.saturating_add(size))
         });
         match self.kind {
-            SandboxStaging::Overlay if files > COPIED_FILES || bytes > COPIED_BYTES => {
+            SandboxStaging::Overlay if files > self.copied_files || bytes > COPIED_BYTES => {
                 SandboxStaging::Overlay
             }
             SandboxStaging::Overlay | SandboxStaging::Plain => SandboxStaging::Plain,
