@@ -68,24 +68,32 @@ impl Cleaner {
         Ok(Self { base, next, queue })
     }
 
-    /// Makes an empty folder whose name begins with `name`. Waits while too many wait for removal.
+    /// A folder whose name begins with `name`, still to be made. Waits while too many wait for removal.
     ///
     /// # Errors
-    /// If it cannot be made, or the worker stops.
+    /// If the worker stops.
     pub(crate) async fn folder(&self, name: &str) -> Result<Folder, Error> {
         let place = self.queue.clone().reserve_owned().await;
         let place = place.map_err(|error| Error::fault("make a folder", error))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}-{number:x}");
         let path = self.base.join(&name);
-        fs::create_dir(&path)
-            .map_err(|error| Error::fault(format!("make {}", path.display()), error))?;
         let kept = self.base.join(KEPT).join(name);
         Ok(Folder { path, kept, is_kept: AtomicBool::new(false), place: Some(place) })
     }
 }
 
 impl Folder {
+    /// Makes it; blocks. What is to be in it is made where it is needed.
+    pub(crate) fn make(&self) -> io::Result<()> {
+        fs::create_dir(&self.path)
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The input root where it is no overlay.
     pub(crate) fn root(&self) -> PathBuf {
         self.path.join("root")
@@ -111,7 +119,7 @@ impl Folder {
         self.path.join("tmp")
     }
 
-    /// Blobs that no local store holds as files, and copies of outputs.
+    /// Blobs that no local store holds as files, and copies of outputs; made by whoever first has one.
     pub(crate) fn blobs(&self) -> PathBuf {
         self.path.join("blobs")
     }

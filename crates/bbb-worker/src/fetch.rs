@@ -162,6 +162,9 @@ async fn fetch_content(
             let blob = Blob { size_bytes: blob.size_bytes, encoding, content };
             let path = own();
             let fault = |error| Error::fault(format!("write {}", path.display()), error);
+            if let Some(folder) = path.parent() {
+                tokio::fs::create_dir_all(folder).await.map_err(fault)?;
+            }
             let mut file = tokio::fs::File::create_new(&path).await.map_err(fault)?;
             let mut stream = blob.into_stream();
             let mut written = 0;

@@ -34,6 +34,9 @@ pub struct Settings {
     pub folder: PathBuf,
     /// How many blobs of one action are transferred at once, either way.
     pub download_concurrency: usize,
+    /// How many files an input tree may have to be copied into a plain folder instead of standing below an
+    /// overlay, where that is possible.
+    pub copied_files: usize,
     /// What one action may take.
     pub limits: Limits,
     /// Whether all actions see the host's network; else those with the platform property `network=on`.
@@ -64,6 +67,9 @@ pub enum Keep {
 /// the largest actions need over a slow network.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
+/// Usually fewer files than an overlay costs the kernel to make for itself.
+const COPIED_FILES: usize = 8;
+
 impl Settings {
     /// The usual settings.
     pub fn new(worker: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
@@ -71,6 +77,7 @@ impl Settings {
             worker: worker.into(),
             folder: folder.into(),
             download_concurrency: 10,
+            copied_files: COPIED_FILES,
             limits: Limits::default(),
             network: false,
             input_root: None,
@@ -138,6 +145,7 @@ impl Local {
             let folder = Arc::new(self.cleaner.folder(&folder_name).await?);
             let staging = Staging {
                 kind: self.sandbox.staging(),
+                copied_files: settings.copied_files,
                 concurrency: settings.download_concurrency,
                 links: links.as_deref(),
             };

@@ -19,7 +19,7 @@ use crate::{
     local::{Keep, Settings},
     run::Ran,
     times::{Clock, Times},
-    upload::{Blobs, assemble, hash},
+    upload::{Blobs, Hashing, assemble},
     usage,
 };
 
@@ -37,17 +37,19 @@ impl Ran {
         let function = lease.task.key.action.function();
         let folder = Arc::clone(&self.prepared.folder);
         let keeps = settings.keep.keeps(self.exit.status.code() == 0 && !self.exit.timed_out);
-        let (ran, mut survey) = blocking("survey outputs", move || {
-            let survey = self.survey(mode)?;
-            Ok((self, survey))
+        let hashing = Hashing { function, folder: Arc::clone(&folder), keep: keeps };
+        let first = hashing.clone();
+        let (ran, survey, begun) = blocking("survey outputs", move || {
+            let mut survey = self.survey(mode)?;
+            let streams = [first.folder.stdout(), first.folder.stderr()].map(OutputFile::Made);
+            let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
+            let begun = first.begin(files)?;
+            Ok((self, survey, begun))
         })
         .await?;
 
         let mut blobs = Blobs::default();
-        let mut files = std::mem::take(&mut survey.files);
-        let streams = [folder.stdout(), folder.stderr()].map(OutputFile::Made);
-        files.extend(streams);
-        let mut digests = hash(&mut blobs, function, files, &folder, keeps).await?;
+        let mut digests = hashing.finish(&mut blobs, begun).await?;
         let (stderr, stdout) = (digests.pop(), digests.pop());
         let format = lease.command.output_directory_format;
         // Only trees take long to encode and hash.

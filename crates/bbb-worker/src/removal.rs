@@ -64,6 +64,8 @@ fn empty(top: &OwnedFd, moved: &mut u64) -> io::Result<()> {
             Some(level) => (level.directory.as_fd(), &mut level.below),
         };
         match below.pop() {
+            // Most are empty, which the kernel tells at once; any other reason comes up again below.
+            Some(name) if rustix::fs::unlinkat(directory, &name, AtFlags::REMOVEDIR).is_ok() => {}
             Some(name) if depth >= MAX_DEPTH => move_up(directory, top, &name, moved)?,
             Some(name) => {
                 let directory = open_directory(directory, &name)?;

@@ -3,6 +3,9 @@
 //! The tree's directories and symlinks come first, then its files in the order in which their blobs arrive,
 //! and the properties of directories last. Blobs are pinned until they stand in the exec root, where links
 //! and copies keep them from then on; so that an action of any size needs but few open files.
+//!
+//! A small tree is copied into a plain folder: an overlay would protect little there, and to mount one costs
+//! the kernel some ten files and folders of its own.
 
 use std::{io, sync::Arc};
 
@@ -15,7 +18,7 @@ use crate::{
     cleanup::SharedFolder,
     error::{Error, blocking},
     fetch::{Fetched, Lease, Wanted, fetch},
-    inputs::{Node, PlannedDirectory},
+    inputs::{Node, Plan, PlannedDirectory},
     place::Place,
 };
 
@@ -24,6 +27,9 @@ const BATCH: usize = 64;
 
 /// How many such goes run at once.
 const CONCURRENT_BATCHES: usize = 2;
+
+/// How many bytes a tree may have in all to be copied instead of standing below an overlay.
+const COPIED_BYTES: u64 = 64 << 10;
 
 /// A task whose exec root is complete.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Staging<'a> {
     /// Which kinds of them the sandbox takes.
     pub(crate) kind: SandboxStaging,
+    /// How many files a tree may have to be copied instead of standing below an overlay.
+    pub(crate) copied_files: usize,
     /// How many blobs are transferred at once.
     pub(crate) concurrency: usize,
     /// Where blobs lie that can be linked to.
@@ -51,7 +59,7 @@ impl Prepared {
         staging: Staging<'_>,
     ) -> Result<Self, Error> {
         let lease = Arc::new(lease);
-        let kind = staging.kind;
+        let kind = staging.kind_for(&lease.plan);
         let root = {
             let (lease, folder) = (Arc::clone(&lease), Arc::clone(&folder));
             blocking("stage directories", move || {
@@ -78,6 +86,9 @@ impl Prepared {
 }
 
 fn make_folders(folder: &SharedFolder, kind: SandboxStaging) -> Result<ExecRoot, Error> {
+    folder
+        .make()
+        .map_err(|error| Error::fault(format!("make {}", folder.path().display()), error))?;
     let (root, made) = match kind {
         SandboxStaging::Plain => (ExecRoot::Plain(folder.root()), vec![folder.root()]),
         SandboxStaging::Overlay => {
@@ -86,7 +97,7 @@ fn make_folders(folder: &SharedFolder, kind: SandboxStaging) -> Result<ExecRoot,
             (ExecRoot::Overlay { lowers: vec![lower], upper, work }, made)
         }
     };
-    for path in made.into_iter().chain([folder.temporary(), folder.blobs()]) {
+    for path in made.into_iter().chain([folder.temporary()]) {
         std::fs::create_dir(&path)
             .map_err(|error| Error::fault(format!("make {}", path.display()), error))?;
     }
@@ -137,6 +148,21 @@ fn lay_out(lease: &Lease, root: &ExecRoot) -> Result<(), Error> {
 }
 
 impl Staging<'_> {
+    /// The kind of exec root that costs least for a tree.
+    fn kind_for(&self, plan: &Plan) -> SandboxStaging {
+        let (files, bytes) = plan.blobs.iter().fold((0, 0_u64), |(files, bytes), blob| {
+            let places = blob.places.len();
+            let size = blob.digest.size_bytes().saturating_mul(places as u64);
+            (files + places, bytes.saturating_add(size))
+        });
+        match self.kind {
+            SandboxStaging::Overlay if files > self.copied_files || bytes > COPIED_BYTES => {
+                SandboxStaging::Overlay
+            }
+            SandboxStaging::Overlay | SandboxStaging::Plain => SandboxStaging::Plain,
+        }
+    }
+
     /// Brings all files of the tree to their places.
     async fn fetch_files(
         &self,

@@ -8,7 +8,6 @@ use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use bbb_digest::{Digest, Function};
@@ -63,55 +62,75 @@ impl Blobs {
     }
 }
 
-/// Hashes files and takes them in; their digests in order. With `keep` the files stay where they are, and
-/// it is a copy that is handed over.
-pub(crate) async fn hash(
-    blobs: &mut Blobs,
-    function: Function,
-    files: Vec<OutputFile>,
-    folder: &SharedFolder,
-    keep: bool,
-) -> Result<Vec<Digest>, Error> {
-    let copies = Arc::new(folder.blobs());
-    let mut batches = Vec::new();
-    let mut files = files.into_iter().enumerate();
-    loop {
-        let batch: Vec<_> = files.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
-            break;
-        }
-        let (copies, folder) = (Arc::clone(&copies), Arc::clone(folder));
-        batches.push(blocking("hash outputs", move || {
-            let _folder = folder;
-            batch
-                .into_iter()
-                .map(|(index, file)| {
-                    hash_one(function, file, keep.then(|| copy_of(&copies, index)))
-                })
-                .collect::<Result<Vec<_>, Error>>()
-        }));
-    }
-    let hashed: Vec<Vec<_>> =
-        stream::iter(batches).buffered(CONCURRENT_BATCHES).try_collect().await?;
-    let mut digests = Vec::new();
-    for (digest, file) in hashed.into_iter().flatten() {
-        digests.push(digest);
-        if let Some(file) = file {
-            blobs.add(digest, file);
-        }
-    }
-    Ok(digests)
+/// How the files of an action are hashed.
+#[derive(Clone, Debug)]
+pub(crate) struct Hashing {
+    pub(crate) function: Function,
+    /// The action's folder.
+    pub(crate) folder: SharedFolder,
+    /// Whether the files stay where they are, and it is a copy that is handed over.
+    pub(crate) keep: bool,
 }
 
-fn copy_of(copies: &Path, index: usize) -> PathBuf {
-    copies.join(format!("output-{index}"))
+/// The digest of a file, and the file if it is to be handed over.
+type Hashed = (Digest, Option<HashedFile>);
+
+/// Files of an action, of which as many as one go takes are hashed.
+pub(crate) struct Begun {
+    hashed: Vec<Hashed>,
+    rest: Vec<(usize, OutputFile)>,
 }
 
-fn hash_one(
-    function: Function,
-    file: OutputFile,
-    copy: Option<PathBuf>,
-) -> Result<(Digest, Option<HashedFile>), Error> {
+impl Hashing {
+    /// Hashes the first files; blocks. For most actions these are all, so whoever is off the reactor
+    /// anyhow has them hashed there.
+    pub(crate) fn begin(&self, files: impl Iterator<Item = OutputFile>) -> Result<Begun, Error> {
+        let mut files = files.enumerate();
+        let first = files.by_ref().take(BATCH).collect();
+        Ok(Begun { hashed: self.batch(first)?, rest: files.collect() })
+    }
+
+    /// Hashes the other files, and takes all of them in; their digests in order.
+    pub(crate) async fn finish(
+        self,
+        blobs: &mut Blobs,
+        begun: Begun,
+    ) -> Result<Vec<Digest>, Error> {
+        let mut batches = Vec::new();
+        let mut files = begun.rest.into_iter();
+        loop {
+            let batch: Vec<_> = files.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                break;
+            }
+            let hashing = self.clone();
+            batches.push(blocking("hash outputs", move || hashing.batch(batch)));
+        }
+        let others: Vec<Vec<_>> =
+            stream::iter(batches).buffered(CONCURRENT_BATCHES).try_collect().await?;
+        let mut digests = Vec::new();
+        for (digest, file) in begun.hashed.into_iter().chain(others.into_iter().flatten()) {
+            digests.push(digest);
+            if let Some(file) = file {
+                blobs.add(digest, file);
+            }
+        }
+        Ok(digests)
+    }
+
+    fn batch(&self, files: Vec<(usize, OutputFile)>) -> Result<Vec<Hashed>, Error> {
+        let copies = self.folder.blobs();
+        if self.keep {
+            std::fs::create_dir_all(&copies)
+                .map_err(|error| Error::fault(format!("make {}", copies.display()), error))?;
+        }
+        let copy = |index| self.keep.then(|| copies.join(format!("output-{index}")));
+        let hash = |(index, file)| hash_one(self.function, file, copy(index));
+        files.into_iter().map(hash).collect()
+    }
+}
+
+fn hash_one(function: Function, file: OutputFile, copy: Option<PathBuf>) -> Result<Hashed, Error> {
     let path = match file {
         OutputFile::Unchanged(digest) => return Ok((digest, None)),
         OutputFile::Made(path) => path,

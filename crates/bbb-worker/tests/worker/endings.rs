@@ -132,6 +132,27 @@ async fn exec_roots_are_kept_on_request() {
 }
 
 #[tokio::test]
+async fn small_trees_are_copied_and_changed_through_no_action() {
+    let rig = Rig::with(Mode::Namespaces, |settings| {
+        settings.keep = Keep::All;
+        settings.copied_files = 1;
+    })
+    .await;
+    let script = command("chmod 600 input; echo -n x > input", &["input"]);
+    for _ in 0..2 {
+        let tree = Tree::default().file("input", b"i");
+        let done = rig.run(tree, &script).await;
+        let path = done.response.message.strip_prefix("exec root kept at ").unwrap();
+        until(|| std::path::Path::new(path).exists()).await;
+        assert_eq!(std::fs::read(format!("{path}/root/input")).unwrap(), b"x");
+    }
+    let tree = Tree::default().file("input", b"i").file("other", b"o");
+    let done = rig.run(tree, &command("cat input", &[])).await;
+    assert_eq!(rig.stdout(&done).await, "i");
+    assert!(!done.response.message.is_empty());
+}
+
+#[tokio::test]
 async fn platform_properties_steer_the_sandbox() {
     let rig = Rig::new(Mode::Namespaces).await;
     let script = command("pwd", &[]);

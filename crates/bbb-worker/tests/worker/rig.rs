@@ -231,6 +231,8 @@ impl Rig {
         config.launcher = Some(env!("CARGO_BIN_EXE_bbb-worker-launcher").into());
         let sandbox = Arc::new(bbb_sandbox::start(config).await.unwrap());
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));
+        // The small trees of tests stand below overlays too, as those of most actions do.
+        settings.copied_files = 0;
         change(&mut settings);
         let local = Local::new(settings, instances, sandbox, &tasks)?;
         let links = Arc::clone(&disk);
@@ -241,9 +243,10 @@ impl Rig {
         Ok(Rig { local, stores, disk, tasks, folder })
     }
 
-    /// One rig for each kind of sandbox.
-    pub(crate) async fn all() -> [Self; 2] {
-        [Self::new(Mode::Namespaces).await, Self::new(Mode::None).await]
+    /// One rig for each kind of sandbox and of exec root.
+    pub(crate) async fn all() -> [Self; 3] {
+        let copying = Self::with(Mode::Namespaces, |settings| settings.copied_files = 8).await;
+        [Self::new(Mode::Namespaces).await, copying, Self::new(Mode::None).await]
     }
 
     pub(crate) fn path(&self) -> &Path {
