@@ -11,6 +11,7 @@
 
 mod action_cache;
 mod blob;
+mod buffer;
 mod cas;
 mod complete;
 mod disk;

@@ -10,10 +10,11 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
-    hash::{BuildHasher as _, RandomState},
+    hash::BuildHasher as _,
 };
 
 use bbb_digest::{Digest, Function};
+use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::layout::Kind;
@@ -161,7 +162,7 @@ impl Index {
             free: Vec::new(),
             table: HashTable::new(),
             order: BinaryHeap::new(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             clock: 0,
             limit_bytes,
             used_bytes: 0,

@@ -27,6 +27,7 @@ mod state;
 mod verify;
 mod view;
 mod write;
+mod writers;
 
 use std::{
     fmt, io,
@@ -35,7 +36,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread,
     time::Duration,
 };
 
@@ -43,15 +43,13 @@ use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
-use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit},
-    task,
-};
+use tokio::{sync::Notify, task};
 
 use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
 use view::{Segments, View};
+use writers::Writers;
 
 pub use room::Reservation;
 pub use state::OpenError;
@@ -100,8 +98,7 @@ pub struct Disk {
     gates: [Mutex<()>; GATES],
     /// One check of a file at a time: whoever else asks for it waits for the outcome.
     turns: [tokio::sync::Mutex<()>; GATES],
-    /// How many threads write small files at once: more would only wait for each other in the kernel.
-    writers: Semaphore,
+    writers: Arc<Writers>,
     eviction: tokio::sync::Mutex<()>,
     eviction_wanted: Notify,
     small: Cache<(InstanceId, Digest), Bytes, BlobWeight>,
@@ -190,7 +187,7 @@ impl Disk {
             closed: AtomicBool::new(false),
             gates: [const { Mutex::new(()) }; GATES],
             turns: [const { tokio::sync::Mutex::const_new(()) }; GATES],
-            writers: Semaphore::new(thread::available_parallelism().map_or(4, usize::from)),
+            writers: Writers::new(),
             eviction: tokio::sync::Mutex::const_new(()),
             eviction_wanted: Notify::new(),
             small: Cache::with_weighter(10_000, memory_bytes / 4 * 3, BlobWeight),
@@ -296,14 +293,6 @@ impl Disk {
 
 fn gate_of(digest: Digest) -> usize {
     usize::from(digest.hash()[1]) % GATES
-}
-
-impl Disk {
-    /// Waits for the turn to write a small file. Taken before room is, so that those who wait hold none.
-    async fn turn_to_write(&self) -> Result<SemaphorePermit<'_>> {
-        let turn = self.writers.acquire().await;
-        turn.map_err(|error| Error::unavailable("writing", io::Error::other(error)))
-    }
 }
 
 /// Runs what blocks on a thread of its own.
