@@ -116,6 +116,8 @@ async fn start_worker(
     groups: &Groups,
 ) -> anyhow::Result<()> {
     let folder = disk.dir().join("actions");
+    // The sandbox opens the folder when it starts; in a new cache folder nobody has made it yet.
+    std::fs::create_dir_all(&folder).context("cannot make the worker's folder (--cache_dir)")?;
     let mut config = bbb_sandbox::Config::new(folder.clone());
     config.mode = match settings.sandbox {
         SandboxChoice::Auto => Mode::Auto,
