@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::{Router, routing::any};
 use bbb_digest::{Digest, Function};
 use bbb_reapi::{
-    Invalid, OutputPath,
+    Invalid, OutputPath, parts,
     proto::reapi::{self, ActionResult, GetActionResultRequest, UpdateActionResultRequest},
     requested_function, required_digest,
 };
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use crate::{
     Door,
-    door::undecodable,
+    door::{check_parts, undecodable},
     inline::{Hints, Inlining},
     status::{IntoStatus as _, not_found, permission_denied},
     wire::{Message, Request, Response},
@@ -44,6 +44,7 @@ pub fn routes(door: Door, client_results: bool) -> Router {
 async fn get(door: &Door, request: Request) -> Response {
     door.wire
         .unary(request, async |message| {
+            check_parts(parts::GET_ACTION_RESULT, &message)?;
             let request = GetActionResultRequest::decode(message).map_err(undecodable)?;
             let action = action(request.digest_function, request.action_digest.as_ref())
                 .map_err(|error| error.into_status())?;
@@ -86,6 +87,7 @@ async fn update(door: &Door, client_results: bool, request: Request) -> Response
 }
 
 async fn store(door: &Door, message: Bytes) -> Result<Message, Status> {
+    check_parts(parts::UPDATE_ACTION_RESULT, &message)?;
     let request = UpdateActionResultRequest::decode(message).map_err(undecodable)?;
     let action = action(request.digest_function, request.action_digest.as_ref())
         .map_err(|error| error.into_status())?;

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use bbb_digest::{Digest, InstanceName, InstanceNameError};
-use bbb_reapi::Invalid;
+use bbb_reapi::{Invalid, parts};
 use bbb_storage::{Instances, Stores};
 use tonic::Status;
 
@@ -12,6 +12,11 @@ use crate::{status::IntoStatus as _, wire::Wire};
 /// A message that cannot be decoded is the client's fault.
 pub(crate) fn undecodable(error: impl fmt::Display) -> Status {
     Invalid::new("message", format!("cannot be decoded: {error}")).into_status()
+}
+
+/// Refuses a message that would take many times its own memory once it is decoded.
+pub(crate) fn check_parts(shape: &parts::Shape, message: &[u8]) -> Result<(), Status> {
+    parts::check_called(shape, message).map_err(|invalid| invalid.into_status())
 }
 
 /// The way from a request to the stores of its instance.

@@ -44,6 +44,13 @@ pub struct Reservation {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+impl Reservation {
+    /// The reservation of nothing.
+    pub fn none() -> Self {
+        Self { _permit: None }
+    }
+}
+
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Self {
@@ -58,10 +65,9 @@ impl Budget {
     pub async fn reserve(&self, bytes: u64) -> Result<Reservation, Status> {
         // What is small is part of what any call costs.
         if bytes <= UNIT_BYTES {
-            return Ok(Reservation { _permit: None });
+            return Ok(Reservation::none());
         }
-        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let units = units.min(self.total_units);
+        let units = self.units_of(bytes);
         let permit = timeout(MAX_WAIT, Arc::clone(&self.units).acquire_many_owned(units)).await;
         match permit {
             Ok(Ok(permit)) => Ok(Reservation { _permit: Some(permit) }),
@@ -69,6 +75,21 @@ impl Budget {
                 Err(status::exhausted("memory", "too many requests wait for memory: try again"))
             }
         }
+    }
+
+    /// Reserves memory if there is some now.
+    pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
+        if bytes <= UNIT_BYTES {
+            return Some(Reservation::none());
+        }
+        let permit = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes));
+        permit.ok().map(|permit| Reservation { _permit: Some(permit) })
+    }
+
+    /// More than all there is counts as all there is.
+    fn units_of(&self, bytes: u64) -> u32 {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        units.min(self.total_units)
     }
 
     /// How many bytes are free.

@@ -110,7 +110,7 @@ impl Doors {
             let wire = Wire::new(budget.clone(), max_message_bytes);
             Door { wire, instances: Arc::clone(&instances), max_blob_bytes }
         };
-        let uploads = Arc::new(Uploads::default());
+        let uploads = Arc::new(Uploads::new(settings.memory_bytes / 2));
         let router = Router::new()
             .merge(capabilities::routes(door(MAX_SMALL_MESSAGE_BYTES), &settings))
             .merge(bytestream::routes(door(MAX_MESSAGE_BYTES), Arc::clone(&uploads)))

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bbb_digest::{Digest, Function};
 use prost::Message as _;
 
-use crate::{Invalid, Properties, proto::reapi, required_digest, time};
+use crate::{Invalid, Properties, parts, proto::reapi, required_digest, time};
 
 /// What is to be run: a command over an input tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,7 @@ impl Action {
     /// # Errors
     /// If it cannot be decoded or one of its fields breaks a rule.
     pub fn decode(function: Function, bytes: &[u8]) -> Result<Self, Invalid> {
+        parts::check_stored(parts::ACTION, bytes)?;
         let action = reapi::Action::decode(bytes)
             .map_err(|error| Invalid::new("action", format!("is no Action message: {error}")))?;
         let digest = |field, value| {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 
 use crate::{
-    Invalid, OutputPath,
+    Invalid, OutputPath, parts,
     proto::reapi::{self, command::OutputDirectoryFormat as WireFormat},
 };
 
@@ -112,6 +112,7 @@ impl Command {
     /// # Errors
     /// If it cannot be decoded or one of its fields breaks a rule.
     pub fn decode(bytes: &[u8]) -> Result<Self, Invalid> {
+        parts::check_stored(parts::COMMAND, bytes)?;
         let command = reapi::Command::decode(bytes)
             .map_err(|error| Invalid::new("command", format!("is no Command message: {error}")))?;
         Self::parse(command).map_err(|invalid| invalid.within("command"))

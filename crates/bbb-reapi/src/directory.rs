@@ -3,7 +3,9 @@ use std::{collections::HashSet, time::SystemTime};
 use bbb_digest::{Digest, Function};
 use prost::Message as _;
 
-use crate::{FileName, Invalid, ToProto, proto::protobuf, proto::reapi, required_digest, time};
+use crate::{
+    FileName, Invalid, ToProto, parts, proto::protobuf, proto::reapi, required_digest, time,
+};
 
 /// One directory of a file tree. Names are unique within it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +71,7 @@ impl Directory {
     /// # Errors
     /// If it cannot be decoded, a name is hostile or stands twice, or a digest is wrong.
     pub fn decode(function: Function, bytes: &[u8]) -> Result<Self, Invalid> {
+        parts::check_stored(parts::DIRECTORY, bytes)?;
         let directory = reapi::Directory::decode(bytes).map_err(|error| {
             Invalid::new("directory", format!("is no Directory message: {error}"))
         })?;

@@ -13,6 +13,7 @@ mod digest;
 mod directory;
 mod invalid;
 mod metadata;
+pub mod parts;
 mod path;
 mod resource;
 mod time;

@@ -6,7 +6,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 
-use crate::{Directory, Invalid, ToProto, proto::reapi};
+use crate::{Directory, Invalid, ToProto, parts, proto::reapi};
 
 /// A whole file tree in one message, as output directories are stored.
 #[derive(Clone, Debug)]
@@ -17,21 +17,46 @@ pub struct Tree {
     pub children: HashMap<Digest, Directory>,
 }
 
+/// `Tree`, with children as they came: their digests are those of these bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireTree {
+    #[prost(message, optional, tag = "1")]
+    root: Option<reapi::Directory>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    children: Vec<bytes::Bytes>,
+}
+
 impl Tree {
     /// Reads an encoded tree whose digests belong to `function`.
     ///
     /// # Errors
-    /// If it cannot be decoded, has no root, or one of its directories breaks a rule.
+    /// If it cannot be decoded, has no root, one of its directories breaks a rule, or one that is named
+    /// somewhere is not there.
     pub fn decode(function: Function, bytes: &[u8]) -> Result<Self, Invalid> {
-        let tree = reapi::Tree::decode(bytes)
+        parts::check_stored(parts::TREE, bytes)?;
+        let tree = WireTree::decode(bytes)
             .map_err(|error| Invalid::new("tree", format!("is no Tree message: {error}")))?;
         let root = tree.root.ok_or_else(|| Invalid::new("tree.root", "is not set"))?;
         let mut children = HashMap::with_capacity(tree.children.len());
         for child in tree.children {
-            let digest = Digest::of(function, &child.encode_to_vec());
-            children.insert(digest, Directory::parse(function, child)?);
+            children.insert(Digest::of(function, &child), Directory::decode(function, &child)?);
         }
-        Ok(Self { root: Directory::parse(function, root)?, children })
+        let tree = Self { root: Directory::parse(function, root)?, children };
+        match tree.absent() {
+            Some(absent) => {
+                Err(Invalid::new("tree.children", format!("lack the directory {absent}")))
+            }
+            None => Ok(tree),
+        }
+    }
+
+    /// A directory that is named in the tree but is not in it. The empty one may be left out.
+    fn absent(&self) -> Option<Digest> {
+        let directories = std::iter::once(&self.root).chain(self.children.values());
+        let mut named = directories.flat_map(|directory| &directory.directories);
+        let absent =
+            named.find(|node| !node.digest.is_empty() && !self.children.contains_key(&node.digest));
+        absent.map(|node| node.digest)
     }
 
     /// The digest of every file in the tree.
@@ -154,6 +179,30 @@ mod tests {
         assert_eq!(digests, [middle, leaf]);
         let tree = Tree::decode(FUNCTION, &encoded).unwrap();
         assert_eq!(tree.files().collect::<Vec<_>>(), [Digest::of(FUNCTION, b"leaf")]);
+    }
+
+    #[test]
+    fn a_tree_needs_every_directory_that_it_names() {
+        let child = reapi::Directory::default();
+        let digest = Some(Digest::of(FUNCTION, b"not there").to_proto());
+        let node = reapi::DirectoryNode { name: "a".into(), digest };
+        let root = Some(reapi::Directory { directories: vec![node], ..Default::default() });
+        let tree = reapi::Tree { root, children: vec![child] };
+        let refused = Tree::decode(FUNCTION, &tree.encode_to_vec()).unwrap_err();
+        assert_eq!(refused.field, "tree.children");
+    }
+
+    #[test]
+    fn unknown_fields_of_a_child_are_part_of_its_digest() {
+        let child =
+            [&reapi::Directory::default().encode_to_vec()[..], &[0xfa, 7, 1, b'x']].concat();
+        let digest = Some(Digest::of(FUNCTION, &child).to_proto());
+        let node = reapi::DirectoryNode { name: "a".into(), digest };
+        let root = Some(reapi::Directory { directories: vec![node], ..Default::default() });
+        let mut tree = reapi::Tree { root, children: vec![] }.encode_to_vec();
+        tree.extend([2 << 3 | 2, child.len() as u8]);
+        tree.extend(child);
+        assert!(Tree::decode(FUNCTION, &tree).is_ok());
     }
 
     #[test]

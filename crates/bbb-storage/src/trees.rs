@@ -213,7 +213,9 @@ impl Trees {
                 closure.extend(walk.missing);
             }
         }
-        closure.retain(|digest| !digest.is_empty());
+        // An empty blob is always there, but a size of 0 alone makes none.
+        let empty = Digest::empty(function);
+        closure.retain(|digest| *digest != empty);
         Ok(closure)
     }
 

@@ -9,9 +9,9 @@ use zstd::stream::raw::{DParameter, Decoder, Encoder, InBuffer, Operation, OutBu
 /// The level at which blobs are compressed: the fastest that still finds most of what there is.
 pub const LEVEL: i32 = 1;
 
-/// The largest window that a frame may ask for, as a power of two: 128 MiB, which `zstd --long` and the
-/// highest levels need. Larger ones are refused, so that a frame cannot reserve memory at will.
-const MAX_WINDOW_LOG: u32 = 27;
+/// The largest window that a frame may ask for, as a power of two: 32 MiB, more than encoders use but at their
+/// very highest levels. Larger ones are refused, so that a frame cannot reserve memory at will.
+const MAX_WINDOW_LOG: u32 = 25;
 
 /// How many bytes are taken in or handed on at a time: well below a millisecond's work.
 const PIECE_BYTES: usize = 128 << 10;

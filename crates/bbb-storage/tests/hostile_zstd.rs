@@ -41,3 +41,11 @@ proptest! {
         prop_assert_eq!(decode(&bytes, cut).ok(), decode(&bytes, bytes.len()).ok());
     }
 }
+
+#[test]
+fn a_window_that_would_take_too_much_memory_is_refused() {
+    // An empty frame whose header asks for a window of so many bytes as a power of two.
+    let frame = |log: u8| [0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3, 1, 0, 0];
+    assert_eq!(decode(&frame(25), 4).expect("it is a frame"), b"");
+    assert!(decode(&frame(26), 4).is_err());
+}

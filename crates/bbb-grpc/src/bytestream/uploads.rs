@@ -14,7 +14,10 @@ use futures::{StreamExt as _, channel::mpsc, future, future::BoxFuture};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::status::{IntoStatus as _, aborted};
+use crate::{
+    Budget, Reservation,
+    status::{IntoStatus as _, aborted},
+};
 
 /// How long a broken-off upload is kept.
 const KEPT_FOR: Duration = Duration::from_secs(120);
@@ -25,15 +28,22 @@ const MAX_KEPT: usize = 1_000;
 /// How many bytes all broken-off uploads may have received.
 const MAX_KEPT_BYTES: u64 = 4 << 30;
 
+/// What a store gathers of an upload in memory before it writes, in bytes.
+const GATHERED_BYTES: u64 = 1 << 20;
+
+/// The window that most zstd encoders use at the most, in bytes.
+const WINDOW_BYTES: u64 = 8 << 20;
+
 /// The uploads that are known by name.
 ///
 /// An upload is a `put` of the store that waits for its next bytes. When its call breaks off, the `put`
 /// stays as it is, unpolled, with what it has received, until a call goes on with it or its time is over.
 /// Compressed uploads cannot go on: their offsets count the bytes before compression, which nobody but
 /// the client knows. Of them but the name is kept, and that they begin at 0.
-#[derive(Default)]
 pub struct Uploads {
     table: Mutex<Table>,
+    /// What bounds the memory that uploads hold between their messages, those that broke off included.
+    room: Budget,
 }
 
 #[derive(Default)]
@@ -57,6 +67,7 @@ pub(super) struct Upload {
     put: BoxFuture<'static, bbb_storage::Result<()>>,
     pieces: mpsc::Sender<io::Result<Bytes>>,
     received: u64,
+    _room: Reservation,
 }
 
 /// What came of feeding an upload.
@@ -68,7 +79,7 @@ pub(super) enum Fed {
 }
 
 impl Upload {
-    fn new(cas: Arc<dyn Cas>, resource: &UploadResource) -> Self {
+    fn new(cas: Arc<dyn Cas>, resource: &UploadResource, room: Reservation) -> Self {
         let (pieces, stream) = mpsc::channel(0);
         let encoding = match resource.blob.compressor {
             Compressor::Identity => Encoding::Identity,
@@ -77,7 +88,7 @@ impl Upload {
         let digest = resource.blob.digest;
         let source = Source { encoding, content: SourceContent::Stream(stream.boxed()) };
         let put = Box::pin(async move { cas.put(digest, source).await });
-        Self { put, pieces, received: 0 }
+        Self { put, pieces, received: 0, _room: room }
     }
 
     /// The bytes received so far, as they came.
@@ -117,6 +128,30 @@ impl Upload {
 }
 
 impl Uploads {
+    /// Knows no upload yet. What they hold in memory stays within `memory_bytes`.
+    pub fn new(memory_bytes: u64) -> Self {
+        Self { table: Mutex::default(), room: Budget::new(memory_bytes) }
+    }
+
+    /// Takes the memory that an upload holds while it is under way. Uploads that broke off make room, the
+    /// oldest first.
+    pub(super) async fn reserve(&self, resource: &UploadResource) -> Result<Reservation, Status> {
+        let held = match resource.blob.compressor {
+            Compressor::Identity => GATHERED_BYTES,
+            Compressor::Zstd => GATHERED_BYTES + WINDOW_BYTES,
+        };
+        let held = held.min(resource.blob.digest.size_bytes());
+        loop {
+            if let Some(reservation) = self.room.try_reserve(held) {
+                return Ok(reservation);
+            }
+            let oldest = self.table().take_oldest();
+            if oldest.is_none() {
+                return self.room.reserve(held).await;
+            }
+        }
+    }
+
     /// How many bytes of an unfinished upload were received; none if it is not known.
     pub(super) fn committed(&self, resource: &UploadResource) -> Option<u64> {
         let mut table = self.table();
@@ -133,13 +168,14 @@ impl Uploads {
         resource: &UploadResource,
         offset: u64,
         cas: &Arc<dyn Cas>,
+        room: Reservation,
     ) -> Result<Active, Status> {
         let mut table = self.table();
         table.sweep();
         table.generation += 1;
         let generation = table.generation;
         let upload = match table.entries.get_mut(resource) {
-            _ if offset == 0 => Upload::new(Arc::clone(cas), resource),
+            _ if offset == 0 => Upload::new(Arc::clone(cas), resource, room),
             Some(entry) if entry.active => {
                 return Err(aborted("another call writes this upload now"));
             }
@@ -187,14 +223,17 @@ impl Table {
             if count <= MAX_KEPT && bytes <= MAX_KEPT_BYTES {
                 break;
             }
-            let oldest = self.entries.iter().filter(|(_, entry)| !entry.active);
-            let oldest =
-                oldest.min_by_key(|(_, entry)| entry.touched).map(|(name, _)| name.clone());
-            match oldest {
-                Some(name) => self.entries.remove(&name),
-                None => break,
-            };
+            if self.take_oldest().is_none() {
+                break;
+            }
         }
+    }
+
+    /// Forgets the upload that broke off first, and gives what was kept of it.
+    fn take_oldest(&mut self) -> Option<Entry> {
+        let oldest = self.entries.iter().filter(|(_, entry)| !entry.active);
+        let oldest = oldest.min_by_key(|(_, entry)| entry.touched).map(|(name, _)| name.clone());
+        self.entries.remove(&oldest?)
     }
 }
 

@@ -1,10 +1,11 @@
 //! `ByteStream.Write`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bbb_reapi::{Compressor, Invalid, UploadResource};
 use bbb_storage::{Cas, Encoding, Source, SourceContent};
 use futures::{FutureExt as _, future};
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
@@ -12,10 +13,18 @@ use super::{
     upload_resource,
     uploads::{Active, Fed, Uploads},
 };
-use crate::{Door, door::undecodable, status::IntoStatus as _, wire::Requests};
+use crate::{
+    Door, Reservation,
+    door::undecodable,
+    status::{IntoStatus as _, deadline_exceeded},
+    wire::Requests,
+};
 
 /// Pieces smaller than this, in bytes, are put together before a store gets them.
 const SMALL_PIECE_BYTES: usize = 128 << 10;
+
+/// How long a client may pause between two messages of an upload.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// Receives an upload: the `committed_size` of its end.
 pub(super) async fn write(
@@ -32,13 +41,22 @@ pub(super) async fn write(
         .map_err(|_| Invalid::new("write_offset", "is negative").into_status())?;
     let cas = door.instances.get(&upload.blob.instance).cas;
     if first.finish_write && offset == 0 {
+        let _held = match upload.blob.compressor {
+            Compressor::Identity => None,
+            Compressor::Zstd => Some(uploads.reserve(&upload).await?),
+        };
         return write_whole(&cas, &upload, first, requests).await;
     }
     let missing = cas.find_missing(&[upload.blob.digest]).await;
     if missing.map_err(|error| error.into_status())?.is_empty() {
         return Ok(committed_early(&upload));
     }
-    let active = uploads.begin(&upload, offset, &cas)?;
+    let room = match offset {
+        0 => uploads.reserve(&upload).await?,
+        // What broke off has its room.
+        _ => Reservation::none(),
+    };
+    let active = uploads.begin(&upload, offset, &cas, room)?;
     Writing { name: first.resource_name.clone(), upload, active, next_offset: offset }
         .run(first, requests)
         .await
@@ -179,7 +197,12 @@ impl Writing {
     async fn wait(&mut self, requests: &mut Requests) -> Waited {
         let Some(upload) = self.active.upload() else { return Waited::Over(Ok(())) };
         let message = std::pin::pin!(next(requests));
-        match future::select(std::pin::pin!(upload.over()), message).await {
+        let over = std::pin::pin!(upload.over());
+        let Ok(next) = timeout(MAX_PAUSE, future::select(over, message)).await else {
+            let what = "nothing came for minutes: go on where QueryWriteStatus says";
+            return Waited::Ended(Err(deadline_exceeded(what)));
+        };
+        match next {
             future::Either::Left((over, _)) => Waited::Over(over),
             future::Either::Right((Ok(Some(message)), _)) => Waited::Message(message),
             future::Either::Right((Ok(None), _)) => Waited::Ended(Ok(())),

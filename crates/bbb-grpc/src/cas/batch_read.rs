@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use bbb_digest::Digest;
 use bbb_reapi::{
-    Invalid, digest,
+    Invalid, digest, parts,
     proto::{
         reapi::{BatchReadBlobsRequest, compressor},
         rpc,
@@ -24,7 +24,7 @@ use tonic::Status;
 use super::CONCURRENT_BLOBS;
 use crate::{
     Door,
-    door::undecodable,
+    door::{check_parts, undecodable},
     limits::{MAX_BATCH_BYTES, MAX_REPLY_BYTES},
     status::{IntoStatus as _, internal},
     wire::{Message, Request, Response, digest_field},
@@ -40,6 +40,7 @@ const MIN_COMPRESSED_BYTES: u64 = 256;
 pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
     door.wire
         .unary(request, async |message| {
+            check_parts(parts::BATCH, &message)?;
             let request = BatchReadBlobsRequest::decode(message).map_err(undecodable)?;
             let digests = parse(&request)?;
             let total = digests.iter().map(Digest::size_bytes).fold(0, u64::saturating_add);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bbb_digest::{Digest, Function};
 use bbb_reapi::{
-    Invalid,
+    Invalid, parts,
     proto::{
         reapi::{self, batch_update_blobs_response as response, compressor},
         rpc,
@@ -19,8 +19,8 @@ use prost::Message as _;
 use super::CONCURRENT_BLOBS;
 use crate::{
     Door,
-    door::undecodable,
-    limits::MAX_BATCH_BYTES,
+    door::{check_parts, undecodable},
+    limits::{MAX_BATCH_BYTES, MAX_REPLY_BYTES},
     status::{IntoStatus as _, ok_message},
     wire::{Message, Request, Response},
 };
@@ -51,6 +51,7 @@ struct Update {
 pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
     door.wire
         .unary(request, async |message| {
+            check_parts(parts::BATCH, &message)?;
             let batch = BatchUpdate::decode(message).map_err(undecodable)?;
             let example = batch.requests.first().and_then(|update| update.digest.as_ref());
             let function = requested_function(batch.digest_function, example);
@@ -62,7 +63,12 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
                 .buffered(CONCURRENT_BLOBS)
                 .collect()
                 .await;
-            let response = reapi::BatchUpdateBlobsResponse { responses };
+            let mut response = reapi::BatchUpdateBlobsResponse { responses };
+            // What went wrong stands in the messages, too; a reply that is too large is no reply at all.
+            if response.encoded_len() > MAX_REPLY_BYTES {
+                let statuses = response.responses.iter_mut().filter_map(|one| one.status.as_mut());
+                statuses.for_each(|status| status.details.clear());
+            }
             Ok(Message::encoded(&response.encode_to_vec()))
         })
         .await

@@ -9,7 +9,7 @@ use std::{io, sync::Arc};
 
 use bbb_digest::{Digest, Function};
 use bbb_reapi::{
-    Invalid, ToProto as _, digest,
+    Invalid, ToProto as _, digest, parts,
     proto::reapi::{self, chunking_function, digest_function},
     requested_function, required_digest,
 };
@@ -23,7 +23,7 @@ use tonic::Status;
 use super::fastcdc::Cutter;
 use crate::{
     Door,
-    door::undecodable,
+    door::{check_parts, undecodable},
     status::{IntoStatus as _, internal, not_found},
     wire::{Message, Request, Requests, Response, streaming, unary},
 };
@@ -87,6 +87,7 @@ fn mapping((index, chunks): (usize, &[Digest])) -> Result<Message, Status> {
 pub(super) async fn splice(door: Arc<Door>, request: Request) -> Response {
     door.wire
         .unary(request, async |message| {
+            check_parts(parts::SPLICE, &message)?;
             let request = reapi::SpliceBlobRequest::decode(message).map_err(undecodable)?;
             let function =
                 requested_function(request.digest_function, request.blob_digest.as_ref())
@@ -127,9 +128,10 @@ pub(super) async fn register_mapping(door: Arc<Door>, request: Request) -> Respo
 async fn next(
     requests: &mut Requests,
 ) -> Result<Option<reapi::RegisterChunkMappingRequest>, Status> {
-    let message = requests.next_message().await?;
-    let decoded = message.map(reapi::RegisterChunkMappingRequest::decode);
-    decoded.transpose().map_err(undecodable)
+    let Some(message) = requests.next_message().await? else { return Ok(None) };
+    let message = message.into_bytes();
+    check_parts(parts::SPLICE, &message)?;
+    reapi::RegisterChunkMappingRequest::decode(message).map(Some).map_err(undecodable)
 }
 
 /// The function of a request that must name one.

@@ -5,7 +5,7 @@ use bbb_reapi::Invalid;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt as _;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
 
 use super::{FrameError, Frames, Message, Response, Rope, refuse, reply};
@@ -13,6 +13,9 @@ use crate::{
     Budget, Reservation,
     status::{self, IntoStatus as _},
 };
+
+/// How long a client may pause within a message.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// A request as the router gives it.
 pub type Request = http::Request<Body>;
@@ -181,7 +184,14 @@ impl Requests {
             if self.ended {
                 return self.frames.ended().map(|()| None).map_err(frame_status);
             }
-            match self.body.frame().await {
+            let frame = match self.reserved {
+                None => self.body.frame().await,
+                // Memory waits for the rest of the message, and others may wait for memory.
+                Some(_) => timeout(MAX_PAUSE, self.body.frame()).await.map_err(|_| {
+                    status::deadline_exceeded("the rest of a message did not come in time")
+                })?,
+            };
+            match frame {
                 Some(Ok(frame)) => frame.into_data().into_iter().for_each(|data| {
                     self.frames.push(data);
                 }),

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, transport::Channel};
 
-use crate::support::{FUNCTION, Server, noise};
+use crate::support::{FUNCTION, Server, noise, settings};
 
 type Client = ByteStreamClient<Channel>;
 
@@ -344,4 +344,26 @@ async fn a_deadline_ends_a_call() {
     request.set_timeout(Duration::from_millis(50));
     let late = client.write(request).await.unwrap_err();
     assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late}");
+}
+
+#[tokio::test]
+async fn uploads_that_broke_off_make_room_for_others() {
+    let server = Server::with(bbb_grpc::Settings { memory_bytes: 8 << 20, ..settings() }).await;
+    let mut client = client(&server);
+    let begun = |number: u8| {
+        let data = vec![number; 2 << 20];
+        let name = upload(Digest::of(FUNCTION, &data));
+        let message = WriteRequest {
+            resource_name: name.clone(),
+            data: data[..1000].to_vec(),
+            ..Default::default()
+        };
+        (name, message)
+    };
+    // Each holds 1 MiB, and all of them 4.
+    for number in 0..10 {
+        assert_eq!(write(&mut client, vec![begun(number).1]).await.unwrap(), 1000);
+    }
+    assert_eq!(query(&mut client, &begun(0).0).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(query(&mut client, &begun(9).0).await.unwrap(), (1000, false));
 }

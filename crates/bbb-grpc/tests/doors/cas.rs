@@ -362,3 +362,16 @@ async fn functions_that_share_their_length_are_named() {
         assert!(server.memory().has(digest));
     }
 }
+
+#[tokio::test]
+async fn many_empty_parts_are_refused() {
+    let server = Server::start().await;
+    let mut client = client(&server);
+    let requests = vec![update::Request::default(); 150_000];
+    let request = BatchUpdateBlobsRequest { requests, ..Default::default() };
+    let refused = client.batch_update_blobs(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let digests = vec![reapi::Digest::default(); 150_000];
+    let request = BatchReadBlobsRequest { digests, ..Default::default() };
+    assert_eq!(code(client.batch_read_blobs(request).await), Code::InvalidArgument);
+}
