@@ -116,6 +116,9 @@ async fn start_worker(
     groups: &Groups,
 ) -> anyhow::Result<()> {
     let folder = disk.dir().join("actions");
+    // The sandbox tries its commands out in there, before the worker takes the folder over.
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {} (--cache_dir)", folder.display()))?;
     let mut config = bbb_sandbox::Config::new(folder.clone());
     config.mode = match settings.sandbox {
         SandboxChoice::Auto => Mode::Auto,
@@ -135,7 +138,7 @@ async fn start_worker(
     };
     let files = Arc::clone(disk);
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
-        .context("cannot make the worker's folder")?
+        .context("cannot take over the worker's folder")?
         .linking(move |instance| files.local_files(instance));
     let offer = WorkerOffer {
         name: settings.node_name.clone(),
