@@ -16,7 +16,7 @@ use std::{
 use bbb_lifecycle::TaskGroup;
 use tokio::sync::mpsc;
 
-use crate::{error::Error, removal::remove};
+use crate::{Report, error::Error, removal::remove};
 
 /// How many folders may live or wait for removal at a time. Past that, actions wait for the remover.
 const MAX_FOLDERS: usize = 1024;
@@ -40,6 +40,8 @@ pub(crate) struct Folder {
     is_kept: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
     place: Option<mpsc::OwnedPermit<PathBuf>>,
+    /// Keeps the slot of the action: what still lives of it holds the folder, too.
+    _slot: Report,
 }
 
 impl Cleaner {
@@ -68,18 +70,20 @@ impl Cleaner {
         Ok(Self { base, next, queue })
     }
 
-    /// A folder whose name begins with `name`, still to be made. Waits while too many wait for removal.
+    /// A folder whose name begins with `name`, still to be made, which holds the slot of `report`. Waits
+    /// while too many wait for removal.
     ///
     /// # Errors
     /// If the worker stops.
-    pub(crate) async fn folder(&self, name: &str) -> Result<Folder, Error> {
+    pub(crate) async fn folder(&self, name: &str, report: &Report) -> Result<Folder, Error> {
         let place = self.queue.clone().reserve_owned().await;
         let place = place.map_err(|error| Error::fault("make a folder", error))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let name = format!("{name}-{number:x}");
         let path = self.base.join(&name);
         let kept = self.base.join(KEPT).join(name);
-        Ok(Folder { path, kept, is_kept: AtomicBool::new(false), place: Some(place) })
+        let is_kept = AtomicBool::new(false);
+        Ok(Folder { path, kept, is_kept, place: Some(place), _slot: report.clone() })
     }
 }
 

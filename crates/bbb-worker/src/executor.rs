@@ -10,11 +10,15 @@ use bbb_scheduler::{Outcome, Progress, Task};
 pub trait Executor: Send + Sync + fmt::Debug + fmt::Display + 'static {
     /// Does a task and stores what comes of it.
     ///
-    /// Dropping the future cancels the task: its processes are killed and its folder goes away.
+    /// Dropping the future cancels the task: its processes are killed and its folder goes away, for as long
+    /// as which a clone of `report` is kept.
     async fn execute(&self, task: Task, report: Report) -> Outcome;
 }
 
 /// Where an executor tells how far it is. Cheap to clone, never blocks.
+///
+/// A task's slot is free only when no clone of its report is left: whatever outlives the future of
+/// [`Executor::execute`], such as processes that are still being killed, keeps one.
 #[derive(Clone)]
 pub struct Report(Arc<dyn Fn(Progress) + Send + Sync>);
 

@@ -142,7 +142,7 @@ impl Local {
             let links = self.links.as_ref().map(|links| links(&task.key.instance));
             let folder_name = format!("{}-{}", task.operation, task.attempt);
             let lease = Lease::read(task, stores).await?;
-            let folder = Arc::new(self.cleaner.folder(&folder_name).await?);
+            let folder = Arc::new(self.cleaner.folder(&folder_name, report).await?);
             let staging = Staging {
                 kind: self.sandbox.staging(),
                 copied_files: settings.copied_files,

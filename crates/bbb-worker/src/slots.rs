@@ -11,6 +11,10 @@ use crate::{Executor, Report};
 /// How long after a scheduler was lost, or did not take this worker on, it is asked again.
 const ATTACH_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the end of a task waits for what is left of it to be gone. Longer than anything takes to be
+/// killed; the scheduler gives a worker up that does not stop a revoked task in such a time.
+const LINGER: Duration = Duration::from_secs(30);
+
 /// The slots of a worker: takes tasks from a scheduler as they come and has an executor do them.
 pub struct Slots {
     offer: WorkerOffer,
@@ -86,14 +90,23 @@ impl Slots {
     }
 }
 
-/// Does one task, or stops with it when its lease is revoked.
+/// Does one task, or stops with it when its lease is revoked. It has ended when nothing of it is left, so
+/// that no further one takes its slot before.
 async fn execute(executor: &dyn Executor, assignment: Assignment, reporter: Reporter) {
     let Assignment { lease, task, revoked } = assignment;
     let mut end = End { reporter: reporter.clone(), lease, outcome: None };
-    let report = Report::to(move |progress| reporter.progress(lease, progress));
+    // Every clone of the report has this sender, so the receiver tells when none is left.
+    let (alive, mut gone) = mpsc::channel::<()>(1);
+    let report = Report::to(move |progress| {
+        let _alive = &alive;
+        reporter.progress(lease, progress);
+    });
     tokio::select! {
         outcome = executor.execute(task, report) => end.outcome = Some(outcome),
         () = revoked.cancelled() => end.outcome = Some(Outcome::Failed("task was revoked".into())),
+    }
+    if time::timeout(LINGER, gone.recv()).await.is_err() {
+        tracing::warn!(?lease, "something of a task lives on after its end");
     }
 }
 

@@ -1,8 +1,11 @@
-//! The real binary, as far as it goes without running a node.
+//! The real binary, as far as it goes without a client.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Output, Stdio},
+};
 
 fn run(line: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_buildbuildbuild")).args(line).output().unwrap()
@@ -50,4 +53,25 @@ fn help_is_no_error() {
     let output = run(&["--help"]);
     assert!(output.status.success() && output.stderr.is_empty());
     assert!(text(&output.stdout).contains("--worker_slots"));
+}
+
+#[test]
+fn a_fresh_folder_does_not_cost_the_sandbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut node = Command::new(env!("CARGO_BIN_EXE_buildbuildbuild"))
+        .args(["--listen=127.0.0.1", "--port=0", "--autojoin_udp=false", "--worker_slots=1"])
+        .arg(format!("--cache_dir={}", folder.path().join("new").display()))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The sandbox is chosen, and said, before the node greets.
+    let mut lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    let greeted = lines.any(|line| line.unwrap().starts_with("listens on"));
+    node.kill().unwrap();
+    let mut log = String::new();
+    node.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    node.wait().unwrap();
+    assert!(greeted, "{log}");
+    assert!(log.contains("actions run") && !log.contains("No such file"), "{log}");
 }

@@ -110,11 +110,16 @@ fn has_attribute(
     Ok(false)
 }
 
-/// Opens the top of a layer, which the caller made.
+/// Opens the top of a layer, which the caller made, and which an action without namespaces may have replaced.
 pub(super) fn open_root(path: &Path, repairs: &Repairs) -> io::Result<OwnedFd> {
-    let here =
-        rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let here = rustix::fs::open(path, flags, Mode::empty())?;
     open_folder(&here, OsStr::new("."), repairs)
+}
+
+/// Whether opening the top of a layer failed because there is nothing, or something else than a folder.
+pub(super) fn is_no_folder(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Opens the folder `name`, after giving its owner the right to if that lacks.

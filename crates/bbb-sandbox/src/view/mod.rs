@@ -202,7 +202,12 @@ impl View {
     fn root(&self) -> io::Result<Folder> {
         let mut parts = Vec::with_capacity(self.layers.len());
         for (layer, path) in self.layers.iter().enumerate() {
-            parts.push((layer, layer::open_root(path, &self.repairs)?));
+            match layer::open_root(path, &self.repairs) {
+                Ok(root) => parts.push((layer, root)),
+                // Without namespaces an action may have removed or replaced its own exec root.
+                Err(error) if !self.is_overlay && layer::is_no_folder(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(Folder { parts, path: PathBuf::new() })
     }

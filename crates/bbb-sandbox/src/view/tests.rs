@@ -206,3 +206,21 @@ fn unreadable_trees_are_removed() {
     assert!(tree.path("secret/file").exists());
     remove_tree(&tree.path("upper")).unwrap();
 }
+
+#[test]
+fn a_plain_root_that_is_gone_or_replaced_has_nothing_in_it() {
+    let tree = Tree::new();
+    tree.write("outside/o", "outside");
+    symlink(tree.path("outside"), tree.path("link")).unwrap();
+    tree.write("file", "");
+    for root in ["gone", "link", "file"] {
+        let view = View::new(&ExecRoot::Plain(tree.path(root)), &tree.path(root));
+        for path in ["", "o", "a/b"] {
+            assert_eq!(view.look_up(Path::new(path)).unwrap(), None, "{root} {path}");
+            assert_eq!(view.list(Path::new(path)).unwrap(), None, "{root} {path}");
+        }
+    }
+    // That a layer of an overlay is gone is a fault of ours.
+    fs::remove_dir(tree.path("two")).unwrap();
+    assert!(tree.view().look_up(Path::new("o")).is_err());
+}

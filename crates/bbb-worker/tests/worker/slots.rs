@@ -1,15 +1,19 @@
 //! A worker's slots on a real scheduler.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
+use bbb_digest::{Digest, Function};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::Mode;
 use bbb_scheduler::{
-    ActionKey, Dispatch, End, Platform, Scheduler, Stage, Submission, Watch, WorkerOffer,
+    ActionKey, Dispatch, End, Outcome, Platform, Progress, Scheduler, Stage, Submission, Task,
+    Watch, WorkerOffer,
 };
-use bbb_worker::Slots;
+use bbb_worker::{Executor, Report, Slots};
 use prost::Message as _;
+use tokio::sync::mpsc;
 
 use crate::rig::{Rig, Tree, command};
 
@@ -31,16 +35,37 @@ impl Pool {
 
     async fn submit(&self, script: &str) -> Watch {
         let action = self.rig.action(Tree::default(), &command(script, &[]), |_| {}).await;
-        let key = ActionKey { instance: Default::default(), action };
-        let submission = Submission {
-            key,
-            mergeable: true,
-            requirement: Platform::default(),
-            timeout: Duration::from_secs(60),
-            priority: 0,
-            invocation: String::new(),
-        };
-        self.scheduler.submit(submission).await.unwrap()
+        self.scheduler.submit(submission(action)).await.unwrap()
+    }
+}
+
+fn submission(action: Digest) -> Submission {
+    Submission {
+        key: ActionKey { instance: Default::default(), action },
+        mergeable: true,
+        requirement: Platform::default(),
+        timeout: Duration::from_secs(60),
+        priority: 0,
+        invocation: String::new(),
+    }
+}
+
+/// Never comes to an end by itself, and hands out what keeps each of its tasks alive.
+#[derive(Debug)]
+struct Undying(mpsc::UnboundedSender<Report>);
+
+#[async_trait]
+impl Executor for Undying {
+    async fn execute(&self, _task: Task, report: Report) -> Outcome {
+        report.progress(Progress::Running);
+        self.0.send(report).unwrap();
+        std::future::pending().await
+    }
+}
+
+impl fmt::Display for Undying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("undying")
     }
 }
 
@@ -89,4 +114,30 @@ async fn what_runs_is_done_when_the_worker_stops_and_what_is_cancelled_is_not() 
     assert_eq!(pool.tasks.shut_down(Duration::from_secs(60)).await, 0);
     assert_eq!(exit_code(&end(&mut last).await), 0);
     pool.rig.is_clean().await;
+}
+
+#[tokio::test]
+async fn a_slot_is_free_only_when_nothing_of_its_task_is_left() {
+    let tasks = TaskGroup::new("test");
+    let scheduler = Scheduler::start(&tasks, Default::default());
+    let offer = WorkerOffer { name: "w".into(), slots: 1, platform: Platform::default() };
+    let (reports, mut running) = mpsc::unbounded_channel();
+    Slots::new(offer, Arc::clone(&scheduler) as _, Arc::new(Undying(reports))).start(&tasks);
+    let submit =
+        |content: &[u8]| scheduler.submit(submission(Digest::of(Function::Sha256, content)));
+    let mut first = submit(b"first").await.unwrap();
+    let what_is_left = running.recv().await.unwrap();
+    let mut second = submit(b"second").await.unwrap();
+    let id = first.current().id;
+    scheduler.cancel(id).await.unwrap();
+    // Whoever asked hears of it at once; the slot stays with what is left.
+    assert!(matches!(end(&mut first).await, End::Failed(_)));
+    let early = tokio::time::timeout(Duration::from_millis(200), running.recv()).await;
+    assert!(early.is_err(), "the slot was given away");
+    assert!(matches!(second.current().stage, Stage::Queued(_)));
+    drop(what_is_left);
+    drop(running.recv().await.unwrap());
+    let id = second.current().id;
+    scheduler.cancel(id).await.unwrap();
+    assert_eq!(tasks.shut_down(Duration::from_secs(10)).await, 0);
 }
