@@ -56,33 +56,14 @@ impl Digest {
     /// If the hash is not the lowercase hexadecimal form of a hash of `function`, or the size is out of
     /// range.
     pub fn parse(function: Function, hex: &str, size_bytes: i64) -> Result<Self, DigestError> {
-        Self::parse_ascii(function, hex.as_bytes(), size_bytes)
-    }
-
-    /// Reads a digest whose hash is not known to be text yet.
-    ///
-    /// # Errors
-    /// As [`Self::parse`].
-    pub fn parse_ascii(
-        function: Function,
-        hex: &[u8],
-        size_bytes: i64,
-    ) -> Result<Self, DigestError> {
         let expected = function.hash_len() * 2;
         if hex.len() != expected {
-            let found = String::from_utf8_lossy(hex).chars().count();
+            let found = hex.chars().count();
             return Err(DigestError::HashLength { function, expected, found });
         }
         let mut hash = [0; MAX_HASH_LEN];
-        let mut seen = 0;
-        for (byte, pair) in hash.iter_mut().zip(hex.chunks_exact(2)) {
-            let (high, low) = (HEX_VALUES[usize::from(pair[0])], HEX_VALUES[usize::from(pair[1])]);
-            seen |= high | low;
-            *byte = high << 4 | low;
-        }
-        // One look at the end: requests name thousands of digests, and hardly ever a bad one.
-        if seen == NO_HEX_DIGIT {
-            return Err(DigestError::NotHexadecimal);
+        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
         }
         let size = u64::try_from(size_bytes).ok().filter(|size| *size <= MAX_BLOB_SIZE_BYTES);
         let size_bytes = size.ok_or(DigestError::Size(size_bytes))?;
@@ -145,19 +126,13 @@ impl Digest {
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// What stands for a character that is no lowercase hexadecimal digit: all bits, so that it shows through.
-const NO_HEX_DIGIT: u8 = 0xff;
-
-/// The value of each character as a hexadecimal digit.
-const HEX_VALUES: [u8; 256] = {
-    let mut values = [NO_HEX_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[HEX_DIGITS[value as usize] as usize] = value;
-        value += 1;
+fn hex_digit(character: u8) -> Result<u8, DigestError> {
+    match character {
+        b'0'..=b'9' => Ok(character - b'0'),
+        b'a'..=b'f' => Ok(character - b'a' + 10),
+        _ => Err(DigestError::NotHexadecimal),
     }
-    values
-};
+}
 
 /// A hash in lowercase hexadecimal, without an allocation of its own.
 #[derive(Clone, Copy)]

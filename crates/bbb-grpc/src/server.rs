@@ -38,8 +38,15 @@ use crate::{
     wire::{Wire, refuse},
 };
 
+/// How many connections are open at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 4_096;
+
 /// How many calls one connection may have open at once.
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
+
+/// How many bytes a client may send ahead of being read, by stream and by connection.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The largest frame that is taken.
 const MAX_FRAME_BYTES: u32 = 256 << 10;
@@ -56,26 +63,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often uploads that broke off are looked after.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// What connections may hold of bytes that nobody has read yet: a part of the memory of the doors, divided
-/// among as many connections as there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Windows {
-    /// How many bytes a client may send ahead of being read on one connection, and on one call of it.
-    connection_bytes: u32,
-    /// How many connections are open at once; more wait to be accepted.
-    max_connections: usize,
-}
-
-impl Windows {
-    /// Windows that all together take no more than `memory_bytes`, if that is at least 4 MiB.
-    fn within(memory_bytes: u64) -> Self {
-        let connection_bytes = (memory_bytes / 1_024).clamp(256 << 10, 4 << 20);
-        let max_connections = (memory_bytes / connection_bytes).clamp(16, 4_096) as usize;
-        // At most 4 MiB.
-        Self { connection_bytes: connection_bytes as u32, max_connections }
-    }
-}
-
 /// How the doors behave.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -85,8 +72,7 @@ pub struct Settings {
     pub exec_enabled: bool,
     /// The header that every request must carry.
     pub required_header: Option<RequiredHeader>,
-    /// The memory of the doors, in bytes: one half for the requests that are worked on, the other for what
-    /// connections have received ahead.
+    /// The memory that requests share, in bytes.
     pub memory_bytes: u64,
     /// The largest blob that is taken, in bytes.
     pub max_blob_bytes: u64,
@@ -104,7 +90,7 @@ pub struct Doors {
 impl Doors {
     /// The services that need but stores, health and reflection.
     pub fn new(settings: Settings, instances: Arc<Instances>) -> Self {
-        let budget = Budget::new(settings.memory_bytes / 2);
+        let budget = Budget::new(settings.memory_bytes);
         let max_blob_bytes = settings.max_blob_bytes;
         let door = |max_message_bytes| {
             let wire = Wire::new(budget.clone(), max_message_bytes);
@@ -210,12 +196,11 @@ impl Doors {
             .await;
         });
         let (health, services) = (self.health.clone(), self.services.clone());
-        let windows = Windows::within(self.settings.memory_bytes / 2);
         let router = self.into_router(tasks.stop());
         let owner = tasks.clone();
         tasks.spawn("accept", async move {
             announce(&health, &services, ServingStatus::Serving).await;
-            until(&stop, accept(&listener, &router, windows, &owner)).await;
+            until(&stop, accept(&listener, &router, &owner)).await;
             announce(&health, &services, ServingStatus::NotServing).await;
         });
     }
@@ -251,15 +236,15 @@ async fn unknown(request: Request) -> Response {
 }
 
 /// Accepts connections for ever.
-async fn accept(listener: &TcpListener, router: &Router, windows: Windows, tasks: &TaskGroup) {
-    let connections = Arc::new(Semaphore::new(windows.max_connections));
+async fn accept(listener: &TcpListener, router: &Router, tasks: &TaskGroup) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (router, stop) = (router.clone(), tasks.stop());
                 tasks.spawn("connection", async move {
-                    serve_connection(stream, router, windows, stop).await;
+                    serve_connection(stream, router, stop).await;
                     drop(permit);
                 });
             }
@@ -272,18 +257,13 @@ async fn accept(listener: &TcpListener, router: &Router, windows: Windows, tasks
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, windows: Windows, stop: Stop) {
-    if let Err(error) = served(stream, router, windows, stop).await {
+async fn serve_connection(stream: TcpStream, router: Router, stop: Stop) {
+    if let Err(error) = served(stream, router, stop).await {
         tracing::debug!(error, "connection ended badly");
     }
 }
 
-async fn served(
-    stream: TcpStream,
-    router: Router,
-    windows: Windows,
-    stop: Stop,
-) -> Result<(), String> {
+async fn served(stream: TcpStream, router: Router, stop: Stop) -> Result<(), String> {
     let described = |error: io::Error| error.to_string();
     // Without it small answers wait for the acknowledgement of what went before.
     stream.set_nodelay(true).map_err(described)?;
@@ -292,8 +272,8 @@ async fn served(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .initial_stream_window_size(windows.connection_bytes)
-        .initial_connection_window_size(windows.connection_bytes)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(MAX_FRAME_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
@@ -313,17 +293,4 @@ async fn served(
         }
     };
     ended.map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_stay_within_their_memory() {
-        for memory_bytes in [4 << 20, 64 << 20, 1 << 30, 100 << 30] {
-            let Windows { connection_bytes, max_connections } = Windows::within(memory_bytes);
-            assert!(u64::from(connection_bytes) * max_connections as u64 <= memory_bytes);
-        }
-    }
 }

@@ -11,7 +11,6 @@
 
 mod action_cache;
 mod blob;
-mod buffer;
 mod cas;
 mod complete;
 mod disk;

@@ -103,20 +103,16 @@ impl Trees {
     /// # Errors
     /// [`Error::Missing`] if it is not stored; or it is no valid directory.
     pub async fn directory(&self, digest: Digest) -> Result<Arc<Directory>, TreeError> {
-        if let Some(directory) = self.cached(digest) {
+        let key = (self.instance.clone(), digest);
+        if let Some(directory) = self.cache.directories.get(&key) {
             return Ok(directory);
         }
-        let key = (self.instance.clone(), digest);
         let bytes = self.message(digest).await?;
         let directory = Directory::decode(digest.function(), &bytes)
             .map_err(|invalid| TreeError::invalid(digest, invalid))?;
         let directory = Arc::new(directory);
         self.cache.directories.insert(key, Arc::clone(&directory));
         Ok(directory)
-    }
-
-    fn cached(&self, digest: Digest) -> Option<Arc<Directory>> {
-        self.cache.directories.get(&(self.instance.clone(), digest))
     }
 
     /// Every distinct directory below and with `root`, and which of them are not stored.
@@ -133,26 +129,11 @@ impl Trees {
                 let invalid = Invalid::new("input_root_digest", what);
                 return Err(TreeError::invalid(root, invalid));
             }
-            // What is cached is most of it, and far cheaper to take than to await.
-            let found: Vec<_> =
-                level.into_iter().map(|digest| (digest, self.cached(digest))).collect();
-            let absent: Vec<Digest> = found
-                .iter()
-                .filter_map(|(digest, found)| found.is_none().then_some(*digest))
-                .collect();
-            let mut read = stream::iter(absent)
-                .map(|digest| self.directory(digest))
+            let mut read = stream::iter(level)
+                .map(|digest| async move { (digest, self.directory(digest).await) })
                 .buffered(CONCURRENT_READS);
             let mut next = Vec::new();
-            for (digest, found) in found {
-                let directory = match found {
-                    Some(directory) => Ok(directory),
-                    // As many are read as were not found, in the same order.
-                    None => match read.next().await {
-                        Some(directory) => directory,
-                        None => break,
-                    },
-                };
+            while let Some((digest, directory)) = read.next().await {
                 match directory {
                     Ok(directory) => {
                         let below = directory.directories.iter().map(|node| node.digest);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    Door, Reservation,
+    Door,
     door::undecodable,
     status::{IntoStatus as _, out_of_range},
     wire::{Message, Response, streaming, unary},
@@ -17,9 +17,6 @@ use crate::{
 
 /// The most data that one message holds, in bytes: clients take messages of 4 MiB.
 const MAX_DATA_BYTES: usize = 1 << 20;
-
-/// The memory of a stream of pieces, in bytes: one is sent while the next is read.
-const PIECES_BYTES: u64 = 2 * READ_CHUNK_BYTES;
 
 /// The number of `ReadResponse.data`.
 const DATA: u32 = 10;
@@ -41,11 +38,8 @@ pub(super) async fn read(
     let blob = stores.cas.get(resource.digest, range).await;
     let blob = blob.map_err(|error| error.into_status())?;
     match resource.compressor {
-        Compressor::Identity => identity(door, blob, deadline).await,
-        Compressor::Zstd => {
-            let reserved = door.wire.budget().reserve(PIECES_BYTES).await?;
-            Ok(stream_of(compressed(blob), reserved, deadline))
-        }
+        Compressor::Identity => identity(blob, deadline).await,
+        Compressor::Zstd => Ok(stream_of(compressed(blob), deadline)),
     }
 }
 
@@ -66,16 +60,19 @@ fn range(request: &ReadRequest, resource: &BlobResource) -> Result<ByteRange, St
     Ok(ByteRange { offset, limit: Some(limit).filter(|limit| *limit != 0) })
 }
 
-/// The blob as it is. What is in memory and fits into one message goes out in one.
-async fn identity(door: &Door, blob: Blob, deadline: Option<Instant>) -> Result<Response, Status> {
+/// The blob as it is. What fits into one message goes out in one.
+async fn identity(blob: Blob, deadline: Option<Instant>) -> Result<Response, Status> {
     match (&blob.content, blob.encoding) {
         (Content::Bytes(bytes), Encoding::Identity) if bytes.len() <= MAX_DATA_BYTES => {
             Ok(unary(Message::of_bytes(DATA, bytes.clone())))
         }
-        _ => {
-            let reserved = door.wire.budget().reserve(PIECES_BYTES).await?;
-            Ok(stream_of(blob.into_stream(), reserved, deadline))
+        (Content::File(file), Encoding::Identity)
+            if file.range.end - file.range.start <= READ_CHUNK_BYTES =>
+        {
+            let bytes = file.read(file.range.clone()).await.map_err(|error| error.into_status())?;
+            Ok(unary(Message::of_bytes(DATA, bytes)))
         }
+        _ => Ok(stream_of(blob.into_stream(), deadline)),
     }
 }
 
@@ -100,16 +97,11 @@ fn compressed(blob: Blob) -> BoxStream<'static, Result<Bytes, Error>> {
 
 fn stream_of(
     pieces: impl Stream<Item = Result<Bytes, Error>> + Send + 'static,
-    reserved: Reservation,
     deadline: Option<Instant>,
 ) -> Response {
-    let messages = pieces.flat_map(move |piece| {
-        // The memory is reserved for as long as the stream lives.
-        let _ = &reserved;
-        match piece {
-            Ok(piece) => cut(piece).left_stream(),
-            Err(error) => stream::once(async { Err(error.into_status()) }).right_stream(),
-        }
+    let messages = pieces.flat_map(|piece| match piece {
+        Ok(piece) => cut(piece).left_stream(),
+        Err(error) => stream::once(async { Err(error.into_status()) }).right_stream(),
     });
     streaming(messages, deadline)
 }

@@ -25,7 +25,7 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
             let missing = missing.map_err(|error| error.into_status())?;
             let mut response = Vec::with_capacity(missing.len() * 80);
             missing.iter().for_each(|digest| digest_field(2, digest, &mut response));
-            Ok(Message::of_encoded(response))
+            Ok(Message::encoded(&response))
         })
         .await
 }
@@ -69,7 +69,8 @@ fn parse(message: &Bytes) -> Result<(String, Vec<Digest>), Status> {
 fn parse_digest(function: Function, digest: &[u8], index: usize) -> Result<Digest, Invalid> {
     let invalid = |what: String| Invalid::new(format!("blob_digests[{index}]"), what);
     let (hash, size_bytes) = hash_and_size(digest).map_err(|error| invalid(error.to_string()))?;
-    Digest::parse_ascii(function, hash, size_bytes).map_err(|error| invalid(error.to_string()))
+    let hash = str::from_utf8(hash).map_err(|_| invalid("hash is no text".into()))?;
+    Digest::parse(function, hash, size_bytes).map_err(|error| invalid(error.to_string()))
 }
 
 /// The fields of an encoded `Digest`.

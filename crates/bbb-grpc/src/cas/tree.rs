@@ -123,14 +123,14 @@ impl Position {
         if !self.ended {
             put_bytes(2, token(self.root, self.next).as_bytes(), &mut page);
         }
-        Ok(Message::of_encoded(page))
+        Ok(Message::encoded(&page))
     }
 }
 
 /// Writes directories until the page is full: the page, how many directories it took, and those of them
 /// whose stored form is unlike what is written here and must be sent as it is.
 fn encode_page(entries: &[Entry]) -> (Vec<u8>, usize, Vec<Digest>) {
-    let mut page = Vec::with_capacity(page_capacity(entries));
+    let mut page = Vec::with_capacity(64 << 10);
     let mut unlike = Vec::new();
     let mut encoded = Vec::new();
     let mut unlike_bytes = 0;
@@ -150,13 +150,6 @@ fn encode_page(entries: &[Entry]) -> (Vec<u8>, usize, Vec<Digest>) {
         }
     }
     (page, entries.len(), unlike)
-}
-
-/// How many bytes a page of these takes, or a full one.
-fn page_capacity(entries: &[Entry]) -> usize {
-    // A key and a length stand before each.
-    let sizes = entries.iter().map(|(digest, _)| digest.size_bytes().saturating_add(8));
-    sizes.fold(64, u64::saturating_add).min(MAX_PAGE_BYTES as u64) as usize
 }
 
 /// Writes a `Directory` in its canonical form.

@@ -14,9 +14,6 @@ pub type Response = http::Response<axum::body::Body>;
 /// Messages up to this size, in bytes, go out in one piece: the copy costs less than a frame of its own.
 const COPIED_BYTES: usize = 4 << 10;
 
-/// How many bytes gRPC puts before each message.
-const PREFIX_BYTES: usize = 5;
-
 /// A message on its way out: a head, and the payload that ends it.
 #[derive(Clone, Debug)]
 pub struct Message {
@@ -27,20 +24,10 @@ pub struct Message {
 impl Message {
     /// The message that `message` is the encoded form of.
     pub fn encoded(message: &[u8]) -> Self {
-        let mut head = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+        let mut head = BytesMut::with_capacity(5 + message.len());
         put_prefix(&mut head, message.len());
         head.put_slice(message);
         Self { head: head.freeze(), payload: Bytes::new() }
-    }
-
-    /// The message that `message` is the encoded form of. Does not copy it, but where it is small.
-    pub fn of_encoded(message: Vec<u8>) -> Self {
-        if message.len() <= COPIED_BYTES {
-            return Self::encoded(&message);
-        }
-        let mut head = BytesMut::with_capacity(PREFIX_BYTES);
-        put_prefix(&mut head, message.len());
-        Self { head: head.freeze(), payload: message.into() }
     }
 
     /// The message whose only field is `payload`, under the number `field`. Does not copy it, but where it
@@ -49,7 +36,7 @@ impl Message {
         let key_len = encoded_len_varint(u64::from(field) << 3);
         let len = key_len + encoded_len_varint(payload.len() as u64) + payload.len();
         let copied = payload.len() <= COPIED_BYTES;
-        let mut head = BytesMut::with_capacity(if copied { PREFIX_BYTES + len } else { 32 });
+        let mut head = BytesMut::with_capacity(if copied { 5 + len } else { 32 });
         put_prefix(&mut head, len);
         encode_key(field, WireType::LengthDelimited, &mut head);
         encode_varint(payload.len() as u64, &mut head);

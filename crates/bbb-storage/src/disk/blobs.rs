@@ -1,18 +1,15 @@
 //! The view of one instance's blobs.
 
 use std::{
-    fmt,
-    hash::BuildHasher as _,
-    io,
+    collections::HashSet,
+    fmt, io,
     sync::{Arc, atomic::Ordering},
 };
 
 use async_trait::async_trait;
 use bbb_digest::Digest;
 use bytes::Bytes;
-use foldhash::quality::RandomState;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use hashbrown::{HashTable, hash_table::Entry};
 
 use crate::{
     Blob, ByteRange, Cas, Content, Encoding, Error, PinnedFile, Result, Source, SourceContent,
@@ -20,7 +17,6 @@ use crate::{
 
 use super::{
     SMALL_BLOB_BYTES, blocking,
-    index::Key,
     layout::Kind,
     read::Opened,
     verify::Look,
@@ -117,7 +113,9 @@ impl Cas for Blobs {
                 .await?;
             missing.extend(checked.into_iter().flatten());
         }
-        Ok(unique(missing))
+        let mut seen = HashSet::with_capacity(missing.len());
+        missing.retain(|digest| seen.insert(*digest));
+        Ok(missing)
     }
 }
 
@@ -126,7 +124,6 @@ impl Blobs {
     fn look_up(&self, digests: &[Digest]) -> (Vec<Digest>, Vec<Digest>) {
         let disk = &self.0.disk;
         let is_complete = disk.is_complete();
-        let instance = self.0.instance();
         let (mut missing, mut unsure) = (Vec::new(), Vec::new());
         for digests in digests.chunks(LOOKUPS_AT_ONCE) {
             let mut index = disk.index();
@@ -134,8 +131,8 @@ impl Blobs {
                 if digest.is_empty() && is_empty_blob(*digest) {
                     continue;
                 }
-                let key = |instance| Key { instance, kind: Kind::Blob, digest: *digest };
-                match instance.and_then(|instance| index.use_entry(&key(instance))) {
+                let key = self.0.key(Kind::Blob, *digest);
+                match key.and_then(|key| index.use_entry(&key)) {
                     Some(known) if known.checked => {}
                     None if is_complete => missing.push(*digest),
                     Some(_) | None => unsure.push(*digest),
@@ -167,23 +164,6 @@ impl Blobs {
         missing.extend(absent);
         Ok(doubtful)
     }
-}
-
-/// Each digest once, where it stood first.
-fn unique(digests: Vec<Digest>) -> Vec<Digest> {
-    let hasher = RandomState::default();
-    // Numbers of digests, which are far smaller than these themselves.
-    let mut seen: HashTable<usize> = HashTable::with_capacity(digests.len());
-    let mut unique: Vec<Digest> = Vec::with_capacity(digests.len());
-    for digest in digests {
-        let is_same = |number: &usize| unique[*number] == digest;
-        let rehash = |number: &usize| hasher.hash_one(unique[*number]);
-        if let Entry::Vacant(vacant) = seen.entry(hasher.hash_one(digest), is_same, rehash) {
-            vacant.insert(unique.len());
-            unique.push(digest);
-        }
-    }
-    unique
 }
 
 impl fmt::Display for Blobs {

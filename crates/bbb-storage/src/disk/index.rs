@@ -10,11 +10,10 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
-    hash::BuildHasher as _,
+    hash::{BuildHasher as _, RandomState},
 };
 
 use bbb_digest::{Digest, Function};
-use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 
 use super::layout::Kind;
@@ -162,7 +161,7 @@ impl Index {
             free: Vec::new(),
             table: HashTable::new(),
             order: BinaryHeap::new(),
-            hasher: RandomState::default(),
+            hasher: RandomState::new(),
             clock: 0,
             limit_bytes,
             used_bytes: 0,

@@ -27,7 +27,6 @@ mod state;
 mod verify;
 mod view;
 mod write;
-mod writers;
 
 use std::{
     fmt, io,
@@ -36,6 +35,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -43,13 +43,15 @@ use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
-use tokio::{sync::Notify, task};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit},
+    task,
+};
 
 use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
 use view::{Segments, View};
-use writers::Writers;
 
 pub use room::Reservation;
 pub use state::OpenError;
@@ -98,7 +100,8 @@ pub struct Disk {
     gates: [Mutex<()>; GATES],
     /// One check of a file at a time: whoever else asks for it waits for the outcome.
     turns: [tokio::sync::Mutex<()>; GATES],
-    writers: Arc<Writers>,
+    /// How many threads write small files at once: more would only wait for each other in the kernel.
+    writers: Semaphore,
     eviction: tokio::sync::Mutex<()>,
     eviction_wanted: Notify,
     small: Cache<(InstanceId, Digest), Bytes, BlobWeight>,
@@ -187,7 +190,7 @@ impl Disk {
             closed: AtomicBool::new(false),
             gates: [const { Mutex::new(()) }; GATES],
             turns: [const { tokio::sync::Mutex::const_new(()) }; GATES],
-            writers: Writers::new(),
+            writers: Semaphore::new(thread::available_parallelism().map_or(4, usize::from)),
             eviction: tokio::sync::Mutex::const_new(()),
             eviction_wanted: Notify::new(),
             small: Cache::with_weighter(10_000, memory_bytes / 4 * 3, BlobWeight),
@@ -293,6 +296,14 @@ impl Disk {
 
 fn gate_of(digest: Digest) -> usize {
     usize::from(digest.hash()[1]) % GATES
+}
+
+impl Disk {
+    /// Waits for the turn to write a small file. Taken before room is, so that those who wait hold none.
+    async fn turn_to_write(&self) -> Result<SemaphorePermit<'_>> {
+        let turn = self.writers.acquire().await;
+        turn.map_err(|error| Error::unavailable("writing", io::Error::other(error)))
+    }
 }
 
 /// Runs what blocks on a thread of its own.

@@ -80,12 +80,11 @@ impl ActionCache for Results {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let _turn = disk.writers.turn().await?;
+            let _turn = disk.turn_to_write().await?;
             let reservation = disk.reserve_file(bytes.len() as u64).await?;
-            let (store, bytes, result) =
-                (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
-            let written = disk.writers.run("writing a result", move || {
-                Ok(store.write_result(&key, &bytes, result, reservation))
+            let (disk, bytes, result) = (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
+            let written = blocking("writing a result", move || {
+                Ok(disk.write_result(&key, &bytes, result, reservation))
             });
             match written.await? {
                 Ok(()) => return Ok(()),

@@ -79,18 +79,14 @@ impl View {
 
     /// The key of an entry, if anything was ever written in the instance.
     pub(super) fn key(&self, kind: Kind, digest: Digest) -> Option<Key> {
-        Some(Key { instance: self.instance()?, kind, digest })
-    }
-
-    /// The number of the instance, if anything was ever written in it.
-    pub(super) fn instance(&self) -> Option<InstanceId> {
-        match self.id.get() {
-            Some(id) => Some(*id),
-            None => {
+        let id = match self.id.get() {
+            Some(id) => *id,
+            None => *self.id.get_or_init({
                 let id = self.disk.segments.known(&self.segment)?;
-                Some(*self.id.get_or_init(|| id))
-            }
-        }
+                move || id
+            }),
+        };
+        Some(Key { instance: id, kind, digest })
     }
 
     /// The key of an entry that is about to be written.

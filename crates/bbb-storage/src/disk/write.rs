@@ -71,7 +71,7 @@ impl Disk {
         }
     }
 
-    /// Stores a blob that is in memory: one trip to a writing thread.
+    /// Stores a blob that is in memory: one trip to a blocking thread.
     async fn store_bytes(self: &Arc<Self>, key: Key, pieces: Vec<Bytes>) -> Result<()> {
         let digest = key.digest;
         let size_bytes: usize = pieces.iter().map(Bytes::len).sum();
@@ -82,10 +82,10 @@ impl Disk {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let _turn = self.writers.turn().await?;
+            let _turn = self.turn_to_write().await?;
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
-            let written = self.writers.run("writing a blob", move || {
+            let written = blocking("writing a blob", move || {
                 check_hash(digest, &pieces)?;
                 Ok(disk.write_pieces(&key, &pieces, reservation))
             });
