@@ -65,7 +65,9 @@ impl Admission<'_> {
         };
         let timeout = self.timeout(&action).map_err(|invalid| invalid.into_status())?;
         let priority = request.execution_policy.map_or(0, |policy| policy.priority);
-        let platform = action.platform.as_ref().unwrap_or(&command.platform);
+        // As the worker reads them: an empty message says nothing.
+        let own = action.platform.as_ref().filter(|platform| !platform.is_empty());
+        let platform = own.unwrap_or(&command.platform);
         let required = platform.iter().filter(|(name, _)| !is_steering(name));
         let submission = Submission {
             key: ActionKey { instance, action: digest },

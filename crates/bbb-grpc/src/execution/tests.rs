@@ -473,3 +473,24 @@ async fn what_steers_need_not_be_offered() {
     let all = house.execute(request).await.unwrap();
     assert!(response(all.last().unwrap()).result.is_some());
 }
+
+#[tokio::test]
+async fn an_empty_platform_of_the_action_leaves_the_command_s() {
+    let house = house(true).await;
+    house.attach_working().await;
+    let property = reapi::platform::Property { name: "OSFamily".into(), value: "plan9".into() };
+    #[allow(deprecated)]
+    let command = reapi::Command {
+        arguments: vec!["true".into()],
+        platform: Some(reapi::Platform { properties: vec![property] }),
+        ..Default::default()
+    };
+    let command = house.store(command.encode_to_vec()).await.to_proto();
+    let request = house.action(|action| {
+        action.command_digest = Some(command);
+        action.platform = Some(reapi::Platform::default());
+    });
+    let all = house.execute(request.await).await.unwrap();
+    let status = response(all.last().unwrap()).status.unwrap();
+    assert_eq!(status.code, Code::FailedPrecondition as i32, "{}", status.message);
+}
