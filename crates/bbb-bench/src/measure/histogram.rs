@@ -50,7 +50,9 @@ impl Histogram {
         if self.total == 0 {
             return None;
         }
-        let rank = ((quantile * self.total as f64).ceil() as u64).clamp(1, self.total);
+        // The product may be a little above the whole number that it should be.
+        let exact = quantile * self.total as f64;
+        let rank = ((exact * (1.0 - 1e-12)).ceil() as u64).clamp(1, self.total);
         let mut seen = 0;
         for (index, count) in self.counts.iter().enumerate() {
             seen += count;
