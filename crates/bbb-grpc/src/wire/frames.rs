@@ -9,8 +9,9 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Debug)]
 pub struct Frames {
     rope: Rope,
-    /// The length of the message that is awaited, once its prefix has come.
-    awaited: Option<usize>,
+    /// The length of the message that is awaited, once its prefix has come. After a prefix that is not taken
+    /// nobody knows where the next one is, so that its error stays.
+    awaited: Result<Option<usize>, FrameError>,
     max_message_bytes: usize,
 }
 
@@ -41,7 +42,7 @@ pub enum FrameError {
 impl Frames {
     /// Cuts nothing yet; takes messages of at most `max_message_bytes`.
     pub fn new(max_message_bytes: usize) -> Self {
-        Self { rope: Rope::default(), awaited: None, max_message_bytes }
+        Self { rope: Rope::default(), awaited: Ok(None), max_message_bytes }
     }
 
     /// Takes in what came next.
@@ -52,22 +53,22 @@ impl Frames {
     /// The length of the next message, where its prefix has come.
     ///
     /// # Errors
-    /// If the prefix announces what is not taken.
+    /// If the prefix announces what is not taken; the same again from then on.
     pub fn awaited(&mut self) -> Result<Option<usize>, FrameError> {
-        if self.awaited.is_none() && self.rope.len() >= PREFIX_BYTES {
+        if self.awaited == Ok(None) && self.rope.len() >= PREFIX_BYTES {
             let flag = self.rope.get_u8();
             // A u32 fits into a usize on every machine that this is built for.
             let len = self.rope.get_u32() as usize;
-            match flag {
+            self.awaited = match flag {
                 0 if len > self.max_message_bytes => {
-                    return Err(FrameError::TooLong { len, max: self.max_message_bytes });
+                    Err(FrameError::TooLong { len, max: self.max_message_bytes })
                 }
-                0 => self.awaited = Some(len),
-                1 => return Err(FrameError::Compressed),
-                flag => return Err(FrameError::Flag(flag)),
-            }
+                0 => Ok(Some(len)),
+                1 => Err(FrameError::Compressed),
+                flag => Err(FrameError::Flag(flag)),
+            };
         }
-        Ok(self.awaited)
+        self.awaited
     }
 
     /// The next message, where all of it has come.
@@ -77,7 +78,7 @@ impl Frames {
     pub fn next_message(&mut self) -> Result<Option<Rope>, FrameError> {
         match self.awaited()? {
             Some(len) if self.rope.len() >= len => {
-                self.awaited = None;
+                self.awaited = Ok(None);
                 Ok(Some(self.rope.split_to(len)))
             }
             _ => Ok(None),
@@ -87,9 +88,9 @@ impl Frames {
     /// The body has ended.
     ///
     /// # Errors
-    /// If it ended within a message.
+    /// If it ended within a message, or had one that is not taken.
     pub fn ended(&self) -> Result<(), FrameError> {
-        match self.rope.is_empty() && self.awaited.is_none() {
+        match self.awaited?.is_none() && self.rope.is_empty() {
             true => Ok(()),
             false => Err(FrameError::BrokenOff),
         }
@@ -127,6 +128,16 @@ mod tests {
         fn any_body_is_cut_alike_or_refused(body: Vec<u8>, len in 1usize..9) {
             prop_assert_eq!(cut(&body, len), cut(&body, body.len().max(1)));
         }
+    }
+
+    #[test]
+    fn nothing_is_found_behind_what_is_not_taken() {
+        let mut frames = Frames::new(100);
+        for piece in [b"\x07\0\0\0\0", b"\0\0\0\0\0"] {
+            frames.push(Bytes::from_static(piece));
+            assert_eq!(frames.next_message().unwrap_err(), FrameError::Flag(7));
+        }
+        assert_eq!(frames.ended(), Err(FrameError::Flag(7)));
     }
 
     #[test]
