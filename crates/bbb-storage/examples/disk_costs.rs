@@ -13,7 +13,7 @@ use std::{
 use anyhow::Context as _;
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
-use bbb_storage::{ActionResult, ByteRange, Cas, CasExt as _, Disk, DiskSettings, Result};
+use bbb_storage::{ActionResult, Cas, CasExt as _, Disk, DiskSettings, Result, Wanted};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -91,7 +91,7 @@ async fn read(cas: &Arc<dyn Cas>, digest: Digest) -> Result<()> {
     let bytes = match digest.size_bytes() {
         0..=65_536 => cas.get_bytes(digest, u64::MAX).await?.len(),
         _ => {
-            let stream = cas.get(digest, ByteRange::ALL).await?.into_stream();
+            let stream = cas.get(digest, Wanted::ALL).await?.into_stream();
             stream.try_fold(0, |sum, piece| async move { Ok(sum + piece.len()) }).await?
         }
     };

@@ -48,18 +48,33 @@ pub struct PinnedFile {
     pub pin: Arc<dyn Any + Send + Sync>,
 }
 
-/// The part of a blob that is wanted, in decoded bytes.
+/// What of a blob is wanted, and in which form rather.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ByteRange {
-    /// Where it begins.
+pub struct Wanted {
+    /// Where it begins, in decoded bytes.
     pub offset: u64,
-    /// How many bytes at the most; none means to the end.
+    /// How many decoded bytes at the most; none means to the end.
     pub limit: Option<u64>,
+    /// The encoding that costs the caller the least. A store follows it where that costs it nothing; what
+    /// it gives stands in [`Blob::encoding`].
+    pub prefer: Encoding,
 }
 
-impl ByteRange {
-    /// The whole blob.
-    pub const ALL: Self = Self { offset: 0, limit: None };
+impl Wanted {
+    /// The whole blob, to be read.
+    pub const ALL: Self = Self { offset: 0, limit: None, prefer: Encoding::Identity };
+    /// The whole blob, to be handed on as zstd frames.
+    pub const ALL_ZSTD: Self = Self { prefer: Encoding::Zstd, ..Self::ALL };
+
+    /// A part of a blob, in decoded bytes.
+    pub const fn part(offset: u64, limit: Option<u64>) -> Self {
+        Self { offset, limit, ..Self::ALL }
+    }
+
+    /// Whether it is the whole blob.
+    pub const fn is_all(self) -> bool {
+        self.offset == 0 && self.limit.is_none()
+    }
 
     /// The range within a blob of so many bytes; empty where it begins past the end.
     pub fn within(self, size_bytes: u64) -> Range<u64> {
@@ -91,7 +106,7 @@ mod tests {
 
     #[test]
     fn ranges_stay_within_the_blob() {
-        let range = |offset, limit| ByteRange { offset, limit }.within(10);
+        let range = |offset, limit| Wanted::part(offset, limit).within(10);
         assert_eq!(range(0, None), 0..10);
         assert_eq!(range(4, Some(3)), 4..7);
         assert_eq!(range(4, Some(u64::MAX)), 4..10);

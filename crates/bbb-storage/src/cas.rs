@@ -5,7 +5,7 @@ use bbb_digest::Digest;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 
-use crate::{Blob, ByteRange, Content, Error, Result, Source};
+use crate::{Blob, Content, Error, Result, Source, Wanted};
 
 /// Content-addressed storage: blobs by their digests.
 ///
@@ -19,7 +19,7 @@ pub trait Cas: Send + Sync + fmt::Debug + fmt::Display + 'static {
     ///
     /// # Errors
     /// [`Error::Missing`] if it is not here, [`Error::Unavailable`] on any fault.
-    async fn get(&self, digest: Digest, range: ByteRange) -> Result<Blob>;
+    async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob>;
 
     /// Stores a blob. When this returns, the blob is durable and readable.
     ///
@@ -51,7 +51,7 @@ pub trait CasExt: Cas {
             let what = format!("blob {digest} is larger than {limit_bytes} bytes");
             return Err(Error::Full { size_bytes, what });
         }
-        let blob = self.get(digest, ByteRange::ALL).await?;
+        let blob = self.get(digest, Wanted::ALL).await?;
         if let Content::Bytes(bytes) = blob.content {
             return Ok(bytes);
         }

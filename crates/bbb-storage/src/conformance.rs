@@ -23,8 +23,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 
 use crate::{
-    ActionCache, ActionResult, Blob, ByteRange, Cas, CasExt as _, Content, Encoding, Error,
-    HashedFile, Result, Source, SourceContent, zstd,
+    ActionCache, ActionResult, Blob, Cas, CasExt as _, Content, Encoding, Error, HashedFile,
+    Result, Source, SourceContent, Wanted, zstd,
 };
 
 /// The sizes of the blobs that are tried, in bytes: around every bound that a tier is likely to have.
@@ -106,7 +106,7 @@ async fn empty_blob_is_always_there(cas: &dyn Cas) {
     for function in Function::ALL {
         let empty = Digest::empty(function);
         assert!(cas.find_missing(&[empty]).await.unwrap().is_empty());
-        let blob = cas.get(empty, ByteRange::ALL).await.unwrap();
+        let blob = cas.get(empty, Wanted::ALL).await.unwrap();
         assert_eq!(blob.size_bytes, 0);
         assert!(read_all(blob).await.unwrap().is_empty());
         cas.put(empty, Bytes::new().into()).await.unwrap();
@@ -147,10 +147,10 @@ async fn ranges_are_what_they_are_of_the_whole(cas: &dyn Cas) {
         let len = len as u64;
         for offset in [0, 1, len / 2, len - 1, len, len + 1, u64::MAX] {
             for limit in [None, Some(0), Some(1), Some(len / 3), Some(len), Some(u64::MAX)] {
-                let range = ByteRange { offset, limit };
+                let range = Wanted::part(offset, limit);
                 let blob = cas.get(digest, range).await.unwrap();
                 assert_eq!(blob.size_bytes, len);
-                if range != ByteRange::ALL {
+                if !range.is_all() {
                     assert_eq!(blob.encoding, Encoding::Identity);
                 }
                 let within = range.within(len);
@@ -297,7 +297,7 @@ fn broken_stream(bytes: &[u8]) -> Source {
 
 async fn assert_there(cas: &dyn Cas, digest: Digest, bytes: &[u8]) {
     assert!(cas.find_missing(&[digest]).await.unwrap().is_empty(), "{cas} misses {digest}");
-    let blob = cas.get(digest, ByteRange::ALL).await.unwrap();
+    let blob = cas.get(digest, Wanted::ALL).await.unwrap();
     assert_eq!(blob.size_bytes, bytes.len() as u64);
     if let (Content::File(file), Encoding::Identity) = (&blob.content, blob.encoding) {
         assert!(std::fs::read(&*file.path).unwrap() == bytes, "{cas}: the file of {digest}");
@@ -308,6 +308,6 @@ async fn assert_there(cas: &dyn Cas, digest: Digest, bytes: &[u8]) {
 
 async fn assert_missing(cas: &dyn Cas, digest: Digest) {
     assert_eq!(cas.find_missing(&[digest]).await.unwrap(), [digest], "{cas}");
-    let got = cas.get(digest, ByteRange::ALL).await;
+    let got = cas.get(digest, Wanted::ALL).await;
     assert!(matches!(got, Err(Error::Missing(missing)) if missing == digest), "{cas}: {got:?}");
 }

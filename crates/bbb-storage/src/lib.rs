@@ -26,7 +26,7 @@ pub mod conformance;
 pub mod zstd;
 
 pub use action_cache::{ActionCache, ActionResult};
-pub use blob::{Blob, ByteRange, Content, Encoding, PinnedFile};
+pub use blob::{Blob, Content, Encoding, PinnedFile, Wanted};
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;
 pub use disk::{Disk, DiskSettings, DiskStats, OpenError, Reservation, SMALL_BLOB_BYTES};

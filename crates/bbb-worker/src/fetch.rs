@@ -7,8 +7,8 @@ use bbb_digest::Digest;
 use bbb_reapi::{Action, Command, OutputPath, Properties};
 use bbb_scheduler::Task;
 use bbb_storage::{
-    Blob, ByteRange, CasExt as _, Content, Encoding, LocalFile, LocalFiles, MAX_MESSAGE_BYTES,
-    PinnedFile, Stores,
+    Blob, CasExt as _, Content, Encoding, LocalFile, LocalFiles, MAX_MESSAGE_BYTES, PinnedFile,
+    Stores, Wanted,
 };
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -96,7 +96,7 @@ pub(crate) struct Fetched {
 
 /// In which forms the places of a blob want it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct Forms {
     pub(crate) executable: bool,
     pub(crate) plain: bool,
     pub(crate) content: bool,
@@ -107,7 +107,7 @@ pub(crate) async fn fetch(
     stores: &Stores,
     links: Option<&dyn LocalFiles>,
     digest: Digest,
-    wanted: Wanted,
+    wanted: Forms,
     own: impl FnOnce() -> PathBuf,
 ) -> Result<Fetched, Error> {
     let mut fetched = Fetched::default();
@@ -152,7 +152,7 @@ async fn fetch_content(
         return Ok(());
     }
     let unreadable = |error| Error::storage(format!("fetch the input {digest}"), error);
-    let blob = stores.cas.get(digest, ByteRange::ALL).await.map_err(unreadable)?;
+    let blob = stores.cas.get(digest, Wanted::ALL).await.map_err(unreadable)?;
     match (blob.encoding, blob.content) {
         (Encoding::Identity, Content::Bytes(bytes)) => fetched.content = Some(bytes),
         (Encoding::Identity, Content::File(file)) => {

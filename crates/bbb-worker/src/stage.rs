@@ -17,7 +17,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::{
     cleanup::SharedFolder,
     error::{Error, blocking},
-    fetch::{Fetched, Lease, Wanted, fetch},
+    fetch::{Fetched, Forms, Lease, fetch},
     inputs::{Node, Plan, PlannedDirectory},
     place::Place,
 };
@@ -204,8 +204,8 @@ impl Staging<'_> {
 
 /// In which forms the places of a blob want it. A link has the mode and times of the store's file, so a
 /// place with properties of its own wants a copy.
-fn wanted(lease: &Lease, index: usize, may_link: bool) -> Wanted {
-    let mut wanted = Wanted::default();
+fn wanted(lease: &Lease, index: usize, may_link: bool) -> Forms {
+    let mut wanted = Forms::default();
     for place in &lease.plan.blobs[index].places {
         let (_, file) = lease.plan.at(*place);
         match (may_link && file.properties == NodeProperties::default(), file.is_executable) {
@@ -280,7 +280,7 @@ async fn copy_files(
     root: &ExecRoot,
     unlinked: Vec<Unlinked>,
 ) -> Result<(), Error> {
-    let wanted = Wanted { content: true, ..Wanted::default() };
+    let wanted = Forms { content: true, ..Forms::default() };
     for (index, place) in unlinked {
         let digest = lease.plan.blobs[index].digest;
         let own = || folder.blobs().join(format!("{index}-{}-{}", place.0, place.1));

@@ -1,7 +1,7 @@
 //! `ByteStream.Read`.
 
 use bbb_reapi::{BlobResource, Compressor, Invalid, Resource, proto::bytestream::ReadRequest};
-use bbb_storage::{Blob, ByteRange, Content, Encoding, Error, READ_CHUNK_BYTES, zstd};
+use bbb_storage::{Blob, Content, Encoding, Error, READ_CHUNK_BYTES, Wanted, zstd};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use prost::Message as _;
@@ -33,9 +33,9 @@ pub(super) async fn read(
         let what = "names an upload; a blob to be read has no uploads/{uuid}/ before it";
         return Err(Invalid::new("resource_name", what).into_status());
     };
-    let range = range(&request, &resource)?;
+    let wanted = wanted(&request, &resource)?;
     let stores = door.instances.get(&resource.instance);
-    let blob = stores.cas.get(resource.digest, range).await;
+    let blob = stores.cas.get(resource.digest, wanted).await;
     let blob = blob.map_err(|error| error.into_status())?;
     match resource.compressor {
         Compressor::Identity => identity(blob, deadline).await,
@@ -43,8 +43,8 @@ pub(super) async fn read(
     }
 }
 
-/// The part of the blob that is asked for, in decoded bytes.
-fn range(request: &ReadRequest, resource: &BlobResource) -> Result<ByteRange, Status> {
+/// The part of the blob that is asked for, in the encoding that it is asked for in.
+fn wanted(request: &ReadRequest, resource: &BlobResource) -> Result<Wanted, Status> {
     let size_bytes = resource.digest.size_bytes();
     let offset = u64::try_from(request.read_offset).ok().filter(|offset| *offset <= size_bytes);
     let offset = offset.ok_or_else(|| {
@@ -57,7 +57,11 @@ fn range(request: &ReadRequest, resource: &BlobResource) -> Result<ByteRange, St
         let what = "must be 0 for compressed blobs";
         return Err(Invalid::new("read_limit", what).into_status());
     }
-    Ok(ByteRange { offset, limit: Some(limit).filter(|limit| *limit != 0) })
+    let prefer = match resource.compressor {
+        Compressor::Identity => Encoding::Identity,
+        Compressor::Zstd => Encoding::Zstd,
+    };
+    Ok(Wanted { offset, limit: Some(limit).filter(|limit| *limit != 0), prefer })
 }
 
 /// The blob as it is. What fits into one message goes out in one.

@@ -11,7 +11,7 @@ use bbb_reapi::{
     },
     requested_function,
 };
-use bbb_storage::{Blob, ByteRange, Cas, Content, Encoding, Error, PinnedFile, zstd};
+use bbb_storage::{Blob, Cas, Content, Encoding, Error, PinnedFile, Wanted, zstd};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prost::{
@@ -49,10 +49,11 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
                 return Err(Invalid::new("digests", what).into_status());
             }
             let zstd = request.acceptable_compressors.contains(&(compressor::Value::Zstd as i32));
+            let wanted = if zstd { Wanted::ALL_ZSTD } else { Wanted::ALL };
             let cas = door.stores(&request.instance_name)?.cas;
             let _reserved = door.wire.budget().reserve(2 * total).await?;
             let found: Vec<Found> = stream::iter(digests)
-                .map(|digest| find(cas.as_ref(), digest))
+                .map(|digest| find(cas.as_ref(), digest, wanted))
                 .buffered(CONCURRENT_BLOBS)
                 .collect()
                 .await;
@@ -84,8 +85,8 @@ enum Data {
     File(PinnedFile),
 }
 
-async fn find(cas: &dyn Cas, digest: Digest) -> Found {
-    let data = match cas.get(digest, ByteRange::ALL).await {
+async fn find(cas: &dyn Cas, digest: Digest, wanted: Wanted) -> Found {
+    let data = match cas.get(digest, wanted).await {
         Ok(blob) => data(blob).await,
         Err(error) => Err(error),
     };

@@ -13,7 +13,7 @@ use bbb_reapi::{
     proto::reapi::{self, chunking_function, digest_function},
     requested_function, required_digest,
 };
-use bbb_storage::{ByteRange, Cas, Encoding, Error, Source, SourceContent};
+use bbb_storage::{Cas, Encoding, Error, Source, SourceContent, Wanted};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
@@ -149,7 +149,7 @@ fn blob_digest(function: Function, wire: Option<&reapi::Digest>) -> Result<Diges
 /// Cuts a blob, stores its chunks, and gives their digests in order.
 async fn chunks_of(cas: Arc<dyn Cas>, blob: Digest) -> Result<Vec<Digest>, Status> {
     let cutter = Cutter::announced();
-    let found = cas.get(blob, ByteRange::ALL).await.map_err(|error| error.into_status())?;
+    let found = cas.get(blob, Wanted::ALL).await.map_err(|error| error.into_status())?;
     let mut pieces = found.into_stream();
     let mut waiting = BytesMut::new();
     let mut chunks = Vec::new();
@@ -238,7 +238,7 @@ impl Splice {
         let pieces = stream::iter(self.chunks)
             .map(move |chunk| {
                 let cas = Arc::clone(&chunks);
-                async move { cas.get(chunk, ByteRange::ALL).await.map(|blob| blob.into_stream()) }
+                async move { cas.get(chunk, Wanted::ALL).await.map(|blob| blob.into_stream()) }
             })
             .buffered(CONCURRENT_CHUNKS)
             .try_flatten()

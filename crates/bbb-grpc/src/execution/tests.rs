@@ -27,8 +27,8 @@ use bbb_scheduler::{
     Assignment, Outcome, Progress, Scheduler, WorkerLink, WorkerOffer, core::Limits,
 };
 use bbb_storage::{
-    ActionCache, Blob, ByteRange, Cas, Content, Encoding, Error, Source, SourceContent, Stores,
-    TreeCache, Trees,
+    ActionCache, Blob, Cas, Content, Encoding, Error, Source, SourceContent, Stores, TreeCache,
+    Trees, Wanted,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -56,7 +56,7 @@ impl fmt::Display for Memory {
 
 #[tonic::async_trait]
 impl Cas for Memory {
-    async fn get(&self, digest: Digest, range: ByteRange) -> bbb_storage::Result<Blob> {
+    async fn get(&self, digest: Digest, range: Wanted) -> bbb_storage::Result<Blob> {
         let bytes = self.blobs.lock().unwrap().get(&digest).cloned();
         let bytes = bytes.ok_or(Error::Missing(digest))?;
         let range = range.within(digest.size_bytes());

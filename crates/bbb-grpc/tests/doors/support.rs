@@ -16,8 +16,8 @@ use bbb_digest::{Digest, Function, Hasher, InstanceName};
 use bbb_grpc::{Doors, Settings};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{
-    ActionCache, ActionResult, Blob, ByteRange, Cas, Complete, Content, Encoding, Error, Instances,
-    Result, Source, SourceContent, Stores, TreeCache, Trees, zstd,
+    ActionCache, ActionResult, Blob, Cas, Complete, Content, Encoding, Error, Instances, Result,
+    Source, SourceContent, Stores, TreeCache, Trees, Wanted, zstd,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -57,7 +57,7 @@ impl Memory {
 
 #[async_trait]
 impl Cas for Memory {
-    async fn get(&self, digest: Digest, range: ByteRange) -> Result<Blob> {
+    async fn get(&self, digest: Digest, range: Wanted) -> Result<Blob> {
         self.check()?;
         let found = self.blobs.lock().unwrap().get(&digest).cloned();
         let data = match found {
@@ -66,7 +66,7 @@ impl Cas for Memory {
             None => return Err(Error::Missing(digest)),
         };
         let size_bytes = data.len() as u64;
-        if range == ByteRange::ALL && self.as_zstd.load(Ordering::Relaxed) {
+        if range.is_all() && self.as_zstd.load(Ordering::Relaxed) {
             let content = Content::Bytes(zstd::encode_bytes(&data).unwrap());
             return Ok(Blob { size_bytes, encoding: Encoding::Zstd, content });
         }

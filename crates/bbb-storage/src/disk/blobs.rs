@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
-    Blob, ByteRange, Cas, Content, Encoding, Error, PinnedFile, Result, Source, SourceContent,
+    Blob, Cas, Content, Encoding, Error, PinnedFile, Result, Source, SourceContent, Wanted,
 };
 
 use super::{
@@ -37,7 +37,7 @@ pub(super) struct Blobs(pub(super) View);
 
 #[async_trait]
 impl Cas for Blobs {
-    async fn get(&self, digest: Digest, range: ByteRange) -> Result<Blob> {
+    async fn get(&self, digest: Digest, range: Wanted) -> Result<Blob> {
         let size_bytes = digest.size_bytes();
         let range = range.within(size_bytes);
         let blob = |content| Blob { size_bytes, encoding: Encoding::Identity, content };

@@ -12,7 +12,7 @@ use bbb_digest::Function;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{ByteRange, CasExt as _, Content, conformance};
+use crate::{CasExt as _, Content, Wanted, conformance};
 
 /// A store that can be closed and opened again in its folder.
 struct Store {
@@ -155,7 +155,7 @@ async fn an_instance_costs_nothing_before_it_is_written_to() {
         let name = format!("made/up/{number}").parse().unwrap();
         assert_eq!(store.disk.cas(&name).find_missing(&[digest]).await.unwrap(), [digest]);
         assert!(store.disk.action_cache(&name).get(digest).await.unwrap().is_none());
-        assert!(store.disk.cas(&name).get(digest, ByteRange::ALL).await.is_err());
+        assert!(store.disk.cas(&name).get(digest, Wanted::ALL).await.is_err());
     }
     assert!(store.disk.segments.all().is_empty());
     assert!(!dir.path().join("cas").exists() && !dir.path().join("ac").exists());
@@ -287,7 +287,7 @@ async fn a_large_blob_is_given_as_the_file_that_it_is() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 1 << 30);
     let digest = store.put(2 << 20).await;
-    let range = ByteRange { offset: 5, limit: Some(10) };
+    let range = Wanted::part(5, Some(10));
     let blob = store.cas().get(digest, range).await.unwrap();
     let Content::File(file) = blob.content else { panic!("{blob:?}") };
     assert_eq!(*file.path, store.path(Kind::Blob, digest));

@@ -18,8 +18,8 @@ use bbb_reapi::{
 use bbb_sandbox::{Config, Mode};
 use bbb_scheduler::{ActionKey, OperationId, Outcome, Task};
 use bbb_storage::{
-    Blob, ByteRange, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error,
-    Instances, LocalFile, LocalFiles, Result, Source, Stores, TreeCache, Trees,
+    Blob, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error, Instances,
+    LocalFile, LocalFiles, Result, Source, Stores, TreeCache, Trees, Wanted,
 };
 use bbb_worker::{Executor as _, Local, Report, Settings};
 use prost::Message as _;
@@ -50,9 +50,9 @@ struct Remote(Arc<dyn Cas>);
 
 #[async_trait]
 impl Cas for Remote {
-    async fn get(&self, digest: Digest, range: ByteRange) -> Result<Blob> {
+    async fn get(&self, digest: Digest, range: Wanted) -> Result<Blob> {
         let blob = self.0.get(digest, range).await?;
-        if range != ByteRange::ALL {
+        if !range.is_all() {
             return Ok(blob);
         }
         let size_bytes = blob.size_bytes;

@@ -47,7 +47,7 @@ async fn what_is_in_use_stays_and_too_much_of_it_is_full() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 1000 * KIB);
     let in_use = store.put(300 * KIB as usize).await;
-    let blob = store.cas().get(in_use, ByteRange::ALL).await.unwrap();
+    let blob = store.cas().get(in_use, Wanted::ALL).await.unwrap();
     let reservation = store.disk.reserve(300 * KIB).await.unwrap();
     for _ in 0..10 {
         store.put(300 * KIB as usize).await;

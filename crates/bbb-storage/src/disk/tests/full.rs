@@ -32,7 +32,7 @@ async fn child_on_a_small_file_system() {
     assert!(!store.is_there(digests[0]).await);
     // Someone else takes what is left, and what is stored is in use.
     let last = *digests.last().unwrap();
-    let in_use = store.cas().get(last, ByteRange::ALL).await.unwrap();
+    let in_use = store.cas().get(last, Wanted::ALL).await.unwrap();
     let foreign = dir.join("foreign");
     for _ in 0..100 {
         let mut file = fs::File::options().create(true).append(true).open(&foreign).unwrap();
