@@ -11,6 +11,7 @@
 
 mod action_cache;
 mod blob;
+mod bucket;
 mod cas;
 mod complete;
 mod disk;
@@ -18,6 +19,7 @@ mod error;
 mod instances;
 mod local;
 mod read;
+mod segment;
 mod source;
 mod trees;
 

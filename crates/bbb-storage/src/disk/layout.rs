@@ -14,7 +14,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use bbb_digest::{Digest, Function, InstanceName};
+use bbb_digest::{Digest, Function};
 
 /// What is told apart under one digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,8 +49,8 @@ impl Kind {
 /// The folders that hold entries, results first.
 pub(super) const ENTRY_FOLDERS: [&str; 2] = ["ac", "cas"];
 
-/// The longest escaped instance name that stands as it is; longer ones are cut and hashed.
-const MAX_SEGMENT_LEN: usize = 180;
+/// What stands before the bytes of an instance's name that file names had better not hold.
+pub(super) const ESCAPE: char = '%';
 
 /// How many folders temporary files lie in: the kernel lets one thread at a time change a folder.
 pub(super) const TMP_FOLDERS: u64 = 16;
@@ -110,7 +110,7 @@ impl Layout {
         self.root.join("tmp").join(number.to_string())
     }
 
-    /// Where an entry lies. `instance` is a segment that [`segment`] made.
+    /// Where an entry lies. `instance` is a segment that [`segment`](crate::segment) made.
     pub(super) fn entry(&self, instance: &str, kind: Kind, digest: Digest) -> PathBuf {
         let hex = digest.hex();
         let hex = hex.as_str();
@@ -147,71 +147,9 @@ pub(super) fn parse_name(folder: &str, function: Function, name: &str) -> Option
     Some((kind, Digest::parse(function, hex, size_bytes).ok()?))
 }
 
-/// An instance's name as one segment of a path.
-///
-/// Different names give different segments: bytes other than letters, digits, `_`, `-` and inner dots
-/// stand as `%` and two hexadecimal digits; the empty name is a lone `%`; a name that gets too long
-/// ends in `%~` and its SHA-256, which no escape can look like.
-pub(super) fn segment(instance: &InstanceName) -> String {
-    let name = instance.as_str();
-    if name.is_empty() {
-        return "%".to_owned();
-    }
-    let mut segment = String::with_capacity(name.len());
-    for (at, byte) in name.bytes().enumerate() {
-        let plain =
-            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') || byte == b'.' && at > 0;
-        match plain {
-            true => segment.push(char::from(byte)),
-            // Writing to a string cannot fail.
-            false => drop(write!(segment, "%{byte:02X}")),
-        }
-    }
-    if segment.len() > MAX_SEGMENT_LEN {
-        segment.truncate(MAX_SEGMENT_LEN - 66);
-        segment.push_str("%~");
-        segment.push_str(Digest::of(Function::Sha256, name.as_bytes()).hex().as_str());
-    }
-    segment
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
-    use proptest::prelude::*;
-
     use super::*;
-
-    #[test]
-    fn names_that_look_alike_get_folders_of_their_own() {
-        let long = |end: char| "ä".repeat(127) + &end.to_string();
-        let names = [
-            "",
-            "a",
-            "A",
-            "a/b",
-            "a%2Fb",
-            "%",
-            "%25",
-            ".a",
-            "a.",
-            "...",
-            "a~",
-            &long('x'),
-            &long('y'),
-        ];
-        let mut seen = HashMap::new();
-        for name in names {
-            let segment = segment(&name.parse().unwrap());
-            assert!(
-                segment.len() <= MAX_SEGMENT_LEN
-                    && !segment.contains('/')
-                    && !segment.starts_with('.')
-            );
-            assert_eq!(seen.insert(segment, name), None);
-        }
-    }
 
     #[test]
     fn a_name_is_read_back_as_what_it_was_made_of() {
@@ -243,14 +181,5 @@ mod tests {
             assert_eq!(parse_name("cas", Function::Sha256, name), None, "{name}");
         }
         assert_eq!(parse_name("ac", Function::Sha256, &format!("{hex}-1.x")), None);
-    }
-
-    proptest! {
-        #[test]
-        fn different_names_never_share_a_folder(one in ".{0,80}", other in ".{0,80}") {
-            if let (Ok(one), Ok(other)) = (one.parse::<InstanceName>(), other.parse::<InstanceName>()) {
-                prop_assert_eq!(segment(&one) == segment(&other), one == other);
-            }
-        }
     }
 }

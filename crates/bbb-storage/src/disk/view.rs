@@ -8,12 +8,12 @@ use std::{
 
 use bbb_digest::{Digest, Function, InstanceName};
 
-use crate::{Error, Result};
+use crate::{Error, Result, segment::segment};
 
 use super::{
     Disk, blocking,
     index::{InstanceId, Key},
-    layout::{Kind, segment},
+    layout::{ESCAPE, Kind},
 };
 
 /// The folders of the instances that something was written under, by number.
@@ -68,7 +68,7 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(disk: &Arc<Disk>, name: &InstanceName) -> Self {
-        let (disk, segment) = (Arc::clone(disk), segment(name));
+        let (disk, segment) = (Arc::clone(disk), segment(name, ESCAPE));
         Self { disk, name: name.clone(), segment, id: OnceLock::new() }
     }
 

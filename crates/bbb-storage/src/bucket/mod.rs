@@ -1,0 +1,4 @@
+//! The bucket tier: blobs and results as objects of an S3-compatible bucket.
+
+#[allow(dead_code, reason = "what reads and writes the bucket comes next")]
+mod keys;
