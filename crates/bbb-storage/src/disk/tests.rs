@@ -250,7 +250,7 @@ async fn damage_is_noticed_at_the_next_read() {
     }
     assert_eq!(
         store.disk.stats().taken_bytes,
-        LENS.map(|len| index::charge(len as u64)).iter().sum()
+        LENS.map(|len| index::charge(len as u64)).iter().sum::<u64>()
     );
 }
 
