@@ -23,8 +23,8 @@ use super::{
     key, start,
 };
 
-/// Few, so that they are used again.
-const KEYS: u64 = 12;
+/// Few, so that they are used again, and all in the collector's first group, so that they go at once.
+const KEYS: [u64; 5] = [11, 35, 43, 47, 63];
 
 const NODES: usize = 3;
 
@@ -43,6 +43,11 @@ enum Pause {
     /// Until about the next window.
     Window {
         early_ms: u64,
+    },
+    /// Until nothing was used for so long that everything may be deleted, and so many windows have opened.
+    Rush {
+        windows: u32,
+        late_ms: u64,
     },
     /// So many parts in a hundred of E.
     Part(u32),
@@ -64,7 +69,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let pause = prop_oneof![
         4 => (0..3000_u64).prop_map(Pause::Ms),
         4 => (0..40_000_u64).prop_map(|early_ms| Pause::Window { early_ms }),
-        1 => (10..260_u32).prop_map(Pause::Part),
+        1 => (0..4_u32, 0..4000_u64).prop_map(|(windows, late_ms)| Pause::Rush { windows, late_ms }),
+        2 => (10..120_u32).prop_map(Pause::Part),
     ];
     let does = prop_oneof![
         Just(Does::Build),
@@ -73,7 +79,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Does::Read),
         Just(Does::Result)
     ];
-    let step = (pause, 0..NODES, 0..KEYS, does);
+    let step = (pause, 0..NODES, prop::sample::select(&KEYS[..]), does);
     let step = step.prop_map(|(pause, node, number, does)| Step { pause, node, number, does });
     prop::collection::vec(step, 1..100)
 }
@@ -169,6 +175,15 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
                 let at = Window::at_or_after(soon).closes - Duration::from_millis(early_ms);
                 at.duration_since(store.now()).unwrap()
             }
+            Pause::Rush { windows, late_ms } => {
+                let mut at = store.now() + nodes[0].life.policy().deletable(Kind::Blob);
+                for _ in 0..=windows {
+                    at = Window::at_or_after(at).closes;
+                }
+                let window = Window::at_or_after(at);
+                let late = Duration::from_millis(late_ms);
+                (window.opens + late).duration_since(store.now()).unwrap()
+            }
             Pause::Part(part) => expire_after * part / 100,
         };
         time::sleep(pause).await;
@@ -181,7 +196,7 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
     let mut broken = Vec::new();
     let end = Instant::now() + expire_after;
     while Instant::now() < end {
-        for number in 0..KEYS {
+        for number in KEYS {
             nodes[number as usize % NODES].read(&key(Kind::Blob, number)).await;
         }
         time::sleep(expire_after / 20).await;
