@@ -51,6 +51,7 @@ use tokio::{
 use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
+pub(crate) use view::is_empty_blob;
 use view::{Segments, View};
 
 pub use room::Reservation;
