@@ -28,7 +28,7 @@ fn folder(folder: &Path) -> io::Result<Objects> {
     fs::create_dir_all(folder)?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?;
     // What is acknowledged is durable.
-    Ok(Objects::plain(Arc::new(store.with_fsync(true))))
+    Ok(Objects::folder(store.with_fsync(true)))
 }
 
 fn s3(bucket: &str, settings: &BucketSettings) -> Result<Objects, BucketError> {

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    super::{super::keys::Kind, Lifetime, policy::Window},
+    super::{super::keys::Kind, Lifetime, Used, policy::Window},
     GRACE,
     aged::{Aged, Weak},
     key, start,
@@ -27,6 +27,8 @@ use super::{
 const KEYS: [u64; 5] = [11, 35, 43, 47, 63];
 
 const NODES: usize = 3;
+
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// What a client does, and how long after the last one.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let pause = prop_oneof![
         4 => (0..3000_u64).prop_map(Pause::Ms),
         4 => (0..40_000_u64).prop_map(|early_ms| Pause::Window { early_ms }),
-        1 => (0..4_u32, 0..4000_u64).prop_map(|(windows, late_ms)| Pause::Rush { windows, late_ms }),
+        1 => (0..13_u32, 0..6000_u64).prop_map(|(windows, late_ms)| Pause::Rush { windows, late_ms }),
         2 => (10..120_u32).prop_map(Pause::Part),
     ];
     let does = prop_oneof![
@@ -81,7 +83,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step = (pause, 0..NODES, prop::sample::select(&KEYS[..]), does);
     let step = step.prop_map(|(pause, node, number, does)| Step { pause, node, number, does });
-    prop::collection::vec(step, 1..100)
+    prop::collection::vec(step, 1..80)
 }
 
 /// A node as the bucket tier will be one: what it saw, it believes for a while.
@@ -104,20 +106,20 @@ impl Node {
         }
         let looked_at = Instant::now();
         let held = match self.store.head(key).await {
-            Ok(meta) => self.life.hold(kind, &meta).await.unwrap(),
-            Err(Error::NotFound { .. }) => None,
+            Ok(meta) => self.life.hold(kind, &meta, PATIENCE).await.unwrap(),
+            Err(Error::NotFound { .. }) => false,
             Err(error) => panic!("{error}"),
         };
-        if held.is_some() {
+        if held {
             self.seen.lock().unwrap().insert(key.clone(), looked_at);
         }
-        held.is_some()
+        held
     }
 
     async fn put(&self, kind: Kind, key: &Path) {
         loop {
             let begun = Instant::now();
-            let write = self.life.begin_write(kind, key, false).await.unwrap();
+            let write = self.life.begin_write();
             self.store.put(key, "x".into()).await.unwrap();
             if self.life.end_write(kind, key, write).await.unwrap() {
                 self.seen.lock().unwrap().insert(key.clone(), begun);
@@ -146,9 +148,16 @@ impl Node {
 
     /// Whatever is promised can be read, on any node.
     async fn read(&self, key: &Path) {
-        let is_promised = self.store.is_promised(key);
+        let (is_promised, looked_at) = (self.store.is_promised(key), Instant::now());
         let is_there = match self.store.head(key).await {
-            Ok(meta) => self.life.used(Kind::Blob, &meta),
+            Ok(meta) => match self.life.used(Kind::Blob, &meta) {
+                Used::Alive => {
+                    self.seen.lock().unwrap().insert(key.clone(), looked_at);
+                    true
+                }
+                Used::Aging => true,
+                Used::Dead => false,
+            },
             Err(Error::NotFound { .. }) => false,
             Err(error) => panic!("{error}"),
         };
@@ -172,15 +181,15 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
             Pause::Ms(ms) => Duration::from_millis(ms),
             Pause::Window { early_ms } => {
                 let soon = store.now() + Duration::from_secs(60);
-                let at = Window::at_or_after(soon).closes - Duration::from_millis(early_ms);
+                let at = Window::ending_after(soon).closes() - Duration::from_millis(early_ms);
                 at.duration_since(store.now()).unwrap()
             }
             Pause::Rush { windows, late_ms } => {
                 let mut at = store.now() + nodes[0].life.policy().deletable(Kind::Blob);
                 for _ in 0..=windows {
-                    at = Window::at_or_after(at).closes;
+                    at = Window::ending_after(at).over();
                 }
-                let window = Window::at_or_after(at);
+                let window = Window::ending_after(at);
                 let late = Duration::from_millis(late_ms);
                 (window.opens + late).duration_since(store.now()).unwrap()
             }
@@ -207,7 +216,7 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 64, ..ProptestConfig::default() })]
     #[test]
     fn no_promise_is_broken(
         steps in steps(),
