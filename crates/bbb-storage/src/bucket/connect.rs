@@ -54,8 +54,8 @@ pub(super) fn s3(
         .with_http_connector(Wire::default());
     for (key, value) in [
         (ClientConfigKey::ConnectTimeout, "5 seconds"),
-        (ClientConfigKey::ReadTimeout, "10 seconds"),
-        (ClientConfigKey::Timeout, "30 seconds"),
+        // Never the first to give up: each attempt has a time-out of ours.
+        (ClientConfigKey::Timeout, "10 minutes"),
         (ClientConfigKey::PoolIdleTimeout, "60 seconds"),
         (ClientConfigKey::PoolMaxIdlePerHost, "256"),
         (ClientConfigKey::UserAgent, concat!("buildbuildbuild/", env!("CARGO_PKG_VERSION"))),
@@ -65,7 +65,9 @@ pub(super) fn s3(
     if let Some(endpoint) = &settings.endpoint {
         builder = with_endpoint(builder, endpoint, bucket, settings.virtual_hosted_style)?;
     }
-    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
     let is_sealed = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
     // TLS protects bodies already, and the hash of each would cost three times as much as all else.
     builder = builder.with_unsigned_payload(is_sealed);
