@@ -27,6 +27,11 @@ use crate::{
     Result, Source, SourceContent, Wanted, zstd,
 };
 
+mod faulty;
+
+pub use crate::bucket::hostile;
+pub use faulty::{Faults, Faulty};
+
 /// The sizes of the blobs that are tried, in bytes: around every bound that a tier is likely to have.
 const SIZES: [usize; 9] =
     [1, 100, 63 << 10, 64 << 10, (64 << 10) + 1, 1 << 20, (1 << 20) + 1, 5 << 20, (3 << 20) + 7];
@@ -216,10 +221,14 @@ async fn files_are_taken_in(cas: &dyn Cas) {
     for len in [1, 2 << 20] {
         let bytes = data(len);
         let digest = Digest::of(Function::Sha256, &bytes);
-        let path = folder.join(format!("conformance-{}", digest.hex()));
+        let name = Digest::of(Function::Sha256, &data(32));
+        let path = folder.join(format!("conformance-{}", name.hex()));
         std::fs::write(&path, &bytes).unwrap();
         let file = HashedFile::hash(Function::Sha256, &path).unwrap();
-        let wrong = Digest::of(Function::Sha256, &data(len));
+        // Two blobs of one byte may well be the same.
+        let mut others = bytes.clone();
+        others[0] ^= 1;
+        let wrong = Digest::of(Function::Sha256, &others);
         let put = cas.put(wrong, HashedFile::hash(Function::Sha256, &path).unwrap().into()).await;
         assert!(matches!(put, Err(Error::Mismatch { .. })), "{put:?}");
         cas.put(digest, file.into()).await.unwrap();

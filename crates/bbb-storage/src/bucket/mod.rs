@@ -17,14 +17,16 @@ use tokio::task;
 
 use crate::{ActionCache, Cas, Error, Result};
 
+mod anchor;
 mod budget;
 mod cas;
 mod connect;
 mod existence;
 mod fetch;
-#[allow(dead_code, reason = "for the collector, which comes next")]
+#[cfg(any(test, feature = "conformance"))]
+#[allow(clippy::panic, reason = "a check that fails panics")]
+pub mod hostile;
 mod keys;
-#[allow(dead_code, reason = "for the tier, which is to consult it next")]
 mod lifetime;
 mod location;
 mod object;
@@ -47,9 +49,14 @@ pub use probe::BucketError;
 pub use stats::BucketStats;
 pub use store::Objects;
 
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) use wire::ServerFault;
+
+use anchor::Anchor;
 use budget::Budget;
 use existence::Existence;
 use keys::Keys;
+use lifetime::{Lifetime, Policy};
 use store::Store;
 
 /// How long an object is taken to be there after it was seen, in a bucket from which nothing expires.
@@ -103,6 +110,10 @@ pub struct Bucket {
     existence: Existence,
     budget: Arc<Budget>,
     honours_conditions: bool,
+    /// None if everything stays.
+    lifetime: Option<Arc<Lifetime>>,
+    /// None where nobody has seen to it that there is one.
+    anchor: Option<Anchor>,
     group: TaskGroup,
 }
 
@@ -129,8 +140,19 @@ impl Bucket {
         settings: BucketSettings,
         group: &TaskGroup,
     ) -> Result<Arc<Self>, BucketError> {
+        if let Some(Err(too_short)) = settings.expire_after.map(Policy::new) {
+            return Err(BucketError::ExpireAfter { what: too_short.to_string() });
+        }
         let honours_conditions = probe::probe(&objects, &settings).await?;
-        Ok(Self::over(objects, settings, honours_conditions, group))
+        let bucket = Self::assemble(objects, settings, honours_conditions, group);
+        if let Some(lifetime) = &bucket.lifetime {
+            lifetime.measure().await.map_err(|failure| BucketError::Unreachable {
+                location: bucket.settings.location.to_string(),
+                step: "read the server's clock",
+                what: failure.to_string(),
+            })?;
+        }
+        Ok(Arc::new(Self { anchor: Some(Anchor::default()), ..bucket }))
     }
 
     /// A tier over what speaks to a bucket, which is taken to be as it should be.
@@ -140,16 +162,32 @@ impl Bucket {
         honours_conditions: bool,
         group: &TaskGroup,
     ) -> Arc<Self> {
-        let known_for = settings.expire_after.map_or(KNOWN_FOR, |age| KNOWN_FOR.min(age / 4));
-        Arc::new(Self {
-            keys: Keys::new(&prefix(&settings.location)),
-            store: Arc::new(Store::new(objects, settings.deadline)),
-            existence: Existence::new(known_for),
-            budget: Arc::new(Budget::new(settings.buffer_bytes, settings.deadline)),
+        Arc::new(Self::assemble(objects, settings, honours_conditions, group))
+    }
+
+    fn assemble(
+        objects: Objects,
+        settings: BucketSettings,
+        honours_conditions: bool,
+        group: &TaskGroup,
+    ) -> Self {
+        let keys = Keys::new(&prefix(&settings.location));
+        let store = Arc::new(Store::new(objects, settings.deadline));
+        let budget = Arc::new(Budget::new(settings.buffer_bytes, settings.deadline));
+        let policy = settings.expire_after.map(Policy::clamped);
+        let start =
+            |policy| Lifetime::start(&store, &keys, policy, &budget, honours_conditions, group);
+        Self {
+            existence: Existence::new(policy.map_or(KNOWN_FOR, |policy| policy.existence_ttl())),
+            lifetime: policy.map(start),
             honours_conditions,
+            anchor: None,
             group: group.clone(),
+            keys,
+            store,
+            budget,
             settings,
-        })
+        }
     }
 
     /// The blobs of an instance.
@@ -164,7 +202,16 @@ impl Bucket {
 
     /// What was asked of the bucket since the start.
     pub fn stats(&self) -> BucketStats {
-        self.store.counters.stats()
+        let mut stats = self.store.counters.stats();
+        if let Some(lifetime) = &self.lifetime {
+            lifetime.add_to(&mut stats);
+        }
+        stats
+    }
+
+    /// How long at least what was found or written stays in the bucket; none if nothing ever leaves it.
+    pub fn promise(&self) -> Option<Duration> {
+        Some(self.lifetime.as_ref()?.policy().promise())
     }
 
     /// Whether a write on condition that there is no such object is refused where there is one. Some

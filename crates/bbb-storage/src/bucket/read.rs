@@ -22,18 +22,17 @@ use super::{
     Bucket,
     existence::Id,
     fetch::{Lost, Ranges},
+    keys::Kind,
     object::{
         self, Damage, HEAD_LEN, INDEX_GUESS_BYTES, Index, MAX_INDEX_BYTES, SMALL_BYTES,
         max_encoded_bytes,
     },
     off_reactor,
+    quarantine::{Doubt, Doubts},
     retry::Failure,
     store::{Fetched, Part},
     unpack::{Pulled, Unpacker},
 };
-
-/// How often an object is read before its bytes are taken to be wrong in the bucket.
-pub(super) const READS_BEFORE_DAMAGED: u32 = 2;
 
 /// Up to this size a blob is hashed and decoded where it arrives: half a millisecond's work at the most.
 const MAX_INLINE_BYTES: u64 = 128 << 10;
@@ -63,9 +62,8 @@ impl Place {
         let size_bytes = self.digest.size_bytes();
         let limit_bytes = HEAD_LEN + max_encoded_bytes(size_bytes);
         let _taken = self.bucket.budget.reads.take(limit_bytes + size_bytes).await?;
-        let mut reads = 0;
+        let mut doubts = Doubts::default();
         loop {
-            reads += 1;
             let fetched = self.fetch(Part::All, limit_bytes).await?;
             let (digest, bytes) = (self.digest, fetched.bytes.clone());
             let wants_frames = wanted.is_all() && wanted.prefer == Encoding::Zstd;
@@ -76,7 +74,9 @@ impl Place {
             };
             match checked {
                 Ok((encoding, bytes)) => {
-                    self.bucket.existence.saw(self.id, &fetched.meta);
+                    if !self.bucket.used(Kind::Blob, self.id, &fetched.meta) {
+                        return Err(Error::Missing(self.digest));
+                    }
                     let within = wanted.within(size_bytes);
                     let bytes = match encoding {
                         Encoding::Identity => {
@@ -86,7 +86,10 @@ impl Place {
                     };
                     return Ok(Blob { size_bytes, encoding, content: Content::Bytes(bytes) });
                 }
-                Err(damage) => self.doubt(reads, &damage, &fetched.meta).await?,
+                Err(damage) => {
+                    let damage = damage.of_bytes(&fetched.bytes);
+                    self.doubt(doubts.note(&damage), &damage, &fetched.meta).await?;
+                }
             }
         }
     }
@@ -94,8 +97,17 @@ impl Place {
     async fn read_big(self, wanted: Wanted) -> Result<Blob> {
         let size_bytes = self.digest.size_bytes();
         let within = wanted.within(size_bytes);
-        let (index, meta) = self.index().await?;
-        self.bucket.existence.saw(self.id, &meta);
+        let (mut index, mut meta) = self.index().await?;
+        if self.bucket.is_aging(Kind::Blob, &meta) {
+            // Before, since a renewed object is another one to the server, and this one may take long.
+            if !self.bucket.hold(Kind::Blob, &meta).await? {
+                return Err(Error::Missing(self.digest));
+            }
+            (index, meta) = self.index().await?;
+        }
+        if !self.bucket.used(Kind::Blob, self.id, &meta) {
+            return Err(Error::Missing(self.digest));
+        }
         let is_frames =
             wanted.is_all() && wanted.prefer == Encoding::Zstd && index.encoding == Encoding::Zstd;
         let form = if is_frames { Encoding::Zstd } else { Encoding::Identity };
@@ -108,7 +120,7 @@ impl Place {
 
     /// Reads the index of a big blob's object.
     async fn index(&self) -> Result<(Arc<Index>, ObjectMeta)> {
-        let mut reads = 0;
+        let mut doubts = Doubts::default();
         let mut guess = INDEX_GUESS_BYTES;
         loop {
             let _taken = self.bucket.budget.reads.take(guess).await?;
@@ -124,39 +136,45 @@ impl Place {
             match parsed {
                 Ok(index) => return Ok((Arc::new(index), meta)),
                 Err(damage) => {
-                    reads += 1;
-                    self.doubt(reads, &damage, &meta).await?;
+                    let damage = damage.of_bytes(&bytes);
+                    self.doubt(doubts.note(&damage), &damage, &meta).await?;
                 }
             }
         }
     }
 
     async fn fetch(&self, part: Part, limit_bytes: u64) -> Result<Fetched> {
-        self.bucket
-            .store
-            .get(&self.key, part, limit_bytes, None)
-            .await
-            .map_err(|failure| self.error(failure))
+        match self.bucket.store.get(&self.key, part, limit_bytes, None).await {
+            Ok(fetched) => Ok(fetched),
+            Err(failure) => Err(self.error(failure).await),
+        }
     }
 
-    fn error(&self, failure: Failure) -> Error {
+    async fn error(&self, failure: Failure) -> Error {
         match failure {
             Failure::Missing => {
                 self.bucket.existence.gone(self.id);
-                Error::Missing(self.digest)
+                match self.bucket.believe_miss().await {
+                    Ok(()) => Error::Missing(self.digest),
+                    Err(error) => error,
+                }
             }
             other => other.into_error("reading", self.digest),
         }
     }
 
-    /// After a read that gave wrong bytes: fine if it is worth another one, else the object is
-    /// quarantined, and this is how the read fails.
-    async fn doubt(&self, reads: u32, damage: &Damage, meta: &ObjectMeta) -> Result<()> {
-        if reads < READS_BEFORE_DAMAGED {
-            tracing::debug!(key = %self.key, %damage, "wrong bytes from the bucket: once more");
-            return Ok(());
+    /// What follows from a read that gave wrong bytes: fine if it is worth another one, else how it fails.
+    async fn doubt(&self, doubt: Doubt, damage: &Damage, meta: &ObjectMeta) -> Result<()> {
+        match doubt {
+            Doubt::ReadAgain => {
+                tracing::debug!(key = %self.key, %damage, "wrong bytes from the bucket: once more");
+                return Ok(());
+            }
+            Doubt::GiveUp => {
+                tracing::warn!(key = %self.key, %damage, "wrong bytes from the bucket, other ones each time");
+            }
+            Doubt::Quarantine => self.bucket.quarantine(&self.key, damage, meta).await,
         }
-        self.bucket.quarantine(&self.key, damage, meta).await;
         Err(damaged(self.digest, damage))
     }
 }
@@ -167,7 +185,7 @@ fn damaged(digest: Digest, damage: &Damage) -> Error {
 }
 
 /// The checked bytes of a small blob's object, decoded unless frames are wanted and there.
-fn check_small(
+pub(super) fn check_small(
     digest: Digest,
     object: &Bytes,
     wants_frames: bool,
@@ -201,8 +219,8 @@ struct Reader {
     ranges: Ranges,
     /// Shared with the blocking thread that is at work for this reader, if one is.
     unpacker: Arc<Mutex<Unpacker>>,
-    /// How often the chunk at `doubted` was found wrong.
-    doubts: u32,
+    /// What is thought of the chunk at `doubted`.
+    doubts: Doubts,
     doubted: u64,
     changes: u32,
 }
@@ -216,7 +234,7 @@ impl Reader {
         form: Encoding,
     ) -> Result<Self> {
         let (ranges, unpacker) = plan(&place, index, &meta, &wanted, form)?;
-        let (doubts, doubted, changes) = (0, 0, 0);
+        let (doubts, doubted, changes) = (Doubts::default(), 0, 0);
         Ok(Self { place, meta, wanted, form, ranges, unpacker, doubts, doubted, changes })
     }
 
@@ -256,11 +274,11 @@ impl Reader {
     /// Takes what comes next of the body.
     async fn feed(&mut self) -> Result<()> {
         match self.ranges.next().await {
-            Some(Ok(bytes)) => self.unpacker().feed(bytes),
+            Some(Ok(fetch)) => self.unpacker().feed(fetch),
             None => self.unpacker().end_input(),
             // Another node wrote the same blob, perhaps in another form.
             Some(Err(Lost::Bucket(Failure::Condition))) => self.follow_change().await?,
-            Some(Err(Lost::Bucket(failure))) => return Err(self.place.error(failure)),
+            Some(Err(Lost::Bucket(failure))) => return Err(self.place.error(failure).await),
             Some(Err(Lost::Memory(error))) => return Err(error),
         }
         Ok(())
@@ -298,11 +316,13 @@ impl Reader {
             return Err(damaged(self.place.digest, &damage));
         }
         if self.doubted != at {
-            (self.doubted, self.doubts) = (at, 0);
+            (self.doubted, self.doubts) = (at, Doubts::default());
         }
-        self.doubts += 1;
-        let reads = if is_final { READS_BEFORE_DAMAGED } else { self.doubts };
-        self.place.doubt(reads, &damage, &self.meta).await?;
+        let doubt = match is_final {
+            true => Doubt::Quarantine,
+            false => self.doubts.note(&damage),
+        };
+        self.place.doubt(doubt, &damage, &self.meta).await?;
         self.read_on(at).await
     }
 

@@ -23,6 +23,7 @@ use crate::{Encoding, Error, HashedFile, Result, Source, SourceContent};
 
 use super::{
     budget::Taken,
+    keys::Kind,
     object::{HEAD_LEN, SMALL_BYTES, max_encoded_bytes},
     off_reactor,
     pack::Packer,
@@ -85,7 +86,7 @@ impl Place {
             Encoding::Zstd => 2 * max_encoded_bytes(self.digest.size_bytes()) + 1,
         };
         let packer = Arc::new(Mutex::new(Some(packer)));
-        Ok(Feed { place: self.clone(), pieces, packer, rest: limit_bytes })
+        Ok(Feed { place: self.clone(), pieces, came: Bytes::new(), packer, rest: limit_bytes })
     }
 
     async fn write_small(&self, mut feed: Feed) -> Result<()> {
@@ -97,7 +98,7 @@ impl Place {
             object = feed.pack(step, object).await?;
         }
         object = feed.finish(object).await?;
-        let put = self.bucket.store.put(&self.key, PutPayload::from(object)).await;
+        let put = self.bucket.put(Kind::Blob, &self.key, PutPayload::from(object)).await;
         put.map_err(|failure| self.write_error(failure))
     }
 
@@ -126,6 +127,8 @@ impl Place {
 struct Feed {
     place: Place,
     pieces: BoxStream<'static, io::Result<Bytes>>,
+    /// What came last and is not worked on yet.
+    came: Bytes,
     /// Shared with the blocking thread that is at work, if one is. None after the end.
     packer: Arc<Mutex<Option<Packer>>>,
     /// How many bytes may come yet.
@@ -137,10 +140,14 @@ impl Feed {
     async fn gather(&mut self) -> Result<Option<Vec<Bytes>>> {
         let (mut pieces, mut gathered) = (Vec::new(), 0);
         while gathered < STEP_BYTES && self.rest > 0 {
-            let Some(piece) = self.pieces.next().await else { break };
-            let digest = self.place.digest;
-            let mut piece = piece.map_err(|source| Error::BrokenOff { digest, source })?;
-            piece.truncate(usize::try_from(self.rest).unwrap_or(usize::MAX));
+            if self.came.is_empty() {
+                let Some(piece) = self.pieces.next().await else { break };
+                let digest = self.place.digest;
+                self.came = piece.map_err(|source| Error::BrokenOff { digest, source })?;
+            }
+            // One piece may be the whole of a big blob.
+            let most = self.rest.min((STEP_BYTES - gathered) as u64) as usize;
+            let piece = self.came.split_to(self.came.len().min(most));
             self.rest -= piece.len() as u64;
             gathered += piece.len();
             if !piece.is_empty() {
@@ -275,7 +282,7 @@ impl Parts {
         if self.upload.is_none() {
             let Part { bytes, taken: _taken } = part;
             let Place { bucket, key, .. } = &self.place;
-            let put = bucket.store.put(key, PutPayload::from(bytes)).await;
+            let put = bucket.put(Kind::Blob, key, PutPayload::from(bytes)).await;
             return put.map_err(|failure| self.place.write_error(failure));
         }
         if !part.bytes.is_empty() {
@@ -288,8 +295,15 @@ impl Parts {
         let parts = self.sent.drain(..).map(|(_, id)| id).collect();
         match self.upload.take() {
             Some(upload) => {
-                let completed = upload.complete(parts, self.object_bytes).await;
-                completed.map_err(|failure| self.place.write_error(failure))
+                let Place { bucket, key, .. } = &self.place;
+                let complete = upload.complete(parts, self.object_bytes);
+                let kept = match bucket.keep(Kind::Blob, key, complete).await {
+                    Ok(true) => Ok(()),
+                    // Its source is used up: whoever sent it is to send it again.
+                    Ok(false) => Err(Failure::unknown("the collector took it for an old one")),
+                    Err(failure) => Err(failure),
+                };
+                kept.map_err(|failure| self.place.write_error(failure))
             }
             None => Ok(()),
         }

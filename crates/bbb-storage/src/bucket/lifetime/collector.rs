@@ -26,6 +26,7 @@ use super::{
         existence::Id,
         keys::Kind,
         retry::Failure,
+        stats::BucketStats,
         store::{LIST_PAGE, Part},
     },
     Lifetime,
@@ -66,7 +67,7 @@ const MOMENT: Duration = Duration::from_secs(3600);
 
 /// What a node has collected.
 #[derive(Debug, Default)]
-pub(crate) struct CollectorStats {
+pub(super) struct CollectorStats {
     listed: AtomicU64,
     deleted: AtomicU64,
     spared: AtomicU64,
@@ -74,30 +75,13 @@ pub(crate) struct CollectorStats {
     rounds: AtomicU64,
 }
 
-/// [`CollectorStats`] at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Collected {
-    /// How many objects were listed.
-    pub(crate) listed: u64,
-    /// How many were deleted.
-    pub(crate) deleted: u64,
-    /// How many were to be deleted, and were found used at the last look.
-    pub(crate) spared: u64,
-    /// How many could not be looked at or deleted.
-    pub(crate) failed: u64,
-    /// How many rounds this node ended.
-    pub(crate) rounds: u64,
-}
-
 impl CollectorStats {
-    pub(crate) fn get(&self) -> Collected {
-        Collected {
-            listed: self.listed.load(Relaxed),
-            deleted: self.deleted.load(Relaxed),
-            spared: self.spared.load(Relaxed),
-            failed: self.failed.load(Relaxed),
-            rounds: self.rounds.load(Relaxed),
-        }
+    pub(super) fn add_to(&self, stats: &mut BucketStats) {
+        stats.listed = self.listed.load(Relaxed);
+        stats.expired = self.deleted.load(Relaxed);
+        stats.spared = self.spared.load(Relaxed);
+        stats.left = self.failed.load(Relaxed);
+        stats.rounds = self.rounds.load(Relaxed);
     }
 }
 
@@ -315,10 +299,11 @@ impl Collector {
                 let _: Vec<_> = life.store.delete_all(old).collect().await;
             }
         }
-        let stats = &life.collected;
-        stats.rounds.fetch_add(1, Relaxed);
-        let Collected { listed, deleted, spared, failed, .. } = stats.get();
-        tracing::info!(listed, deleted, spared, failed, "went through the bucket for dead objects");
+        life.collected.rounds.fetch_add(1, Relaxed);
+        let mut stats = BucketStats::default();
+        life.collected.add_to(&mut stats);
+        let BucketStats { listed, expired, spared, left, .. } = stats;
+        tracing::info!(listed, expired, spared, left, "went through the bucket for dead objects");
     }
 }
 

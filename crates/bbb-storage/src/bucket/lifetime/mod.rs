@@ -61,17 +61,18 @@ use tokio::{sync::mpsc, time};
 
 use self::{
     clock::ServerClock,
-    collector::Collector,
+    collector::{Collector, CollectorStats},
     doomed::{Doomed, sleep_until},
     policy::{Stage, Window},
     refresh::Refresher,
 };
-pub(crate) use self::{collector::CollectorStats, policy::Policy, refresh::Ways};
+pub(crate) use self::{policy::Policy, refresh::Ways};
 use super::{
     budget::Budget,
     existence::Id,
     keys::{Keys, Kind},
     retry::Failure,
+    stats::BucketStats,
     store::Store,
 };
 
@@ -162,18 +163,20 @@ impl Lifetime {
         &self.policy
     }
 
-    /// How many objects were renewed.
-    pub(crate) fn renewed(&self) -> u64 {
-        self.refresher.renewed()
-    }
-
-    pub(crate) fn collected(&self) -> &CollectorStats {
-        &self.collected
+    /// Tells what was renewed and collected.
+    pub(crate) fn add_to(&self, stats: &mut BucketStats) {
+        stats.renewed = self.refresher.renewed();
+        self.collected.add_to(stats);
     }
 
     /// Whether an object counts as missing though it is there.
     pub(crate) fn is_dead(&self, kind: Kind, meta: &ObjectMeta) -> bool {
         self.stage(kind, meta) >= Stage::Dead
+    }
+
+    /// Whether an object is renewed before it is promised.
+    pub(crate) fn is_aging(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.stage(kind, meta) == Stage::Aging
     }
 
     /// Makes sure that an object that was just seen may be promised. Tells whether it may; it counts as
@@ -189,6 +192,12 @@ impl Lifetime {
     ) -> Result<bool, Failure> {
         let held = time::timeout(patience, self.hold_patiently(kind, meta)).await;
         held.unwrap_or_else(|_| Err(Failure::unknown("it takes long to renew an old object")))
+    }
+
+    /// Renews an object, whatever its age.
+    #[cfg(test)]
+    pub(crate) async fn renew(&self, meta: &ObjectMeta) -> Result<SystemTime, Failure> {
+        self.refresher.renew(meta, self.clock.now()).await
     }
 
     async fn hold_patiently(&self, kind: Kind, meta: &ObjectMeta) -> Result<bool, Failure> {

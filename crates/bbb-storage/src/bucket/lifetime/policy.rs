@@ -69,6 +69,11 @@ impl Policy {
         Ok(Self { expire_after })
     }
 
+    /// The same, with the least where less is asked for.
+    pub(crate) fn clamped(expire_after: Duration) -> Self {
+        Self { expire_after: expire_after.max(MIN_EXPIRE_AFTER) }
+    }
+
     /// What may be done with an object of this age.
     pub(crate) fn stage(&self, kind: Kind, age: Duration) -> Stage {
         if age < self.aging() {

@@ -231,7 +231,7 @@ impl Refresher {
                         CopyOptions { mode: CopyMode::Overwrite, ..CopyOptions::default() };
                     copier.copy_opts(key, key, options)
                 };
-                self.store.run(Request::Copy, copy).await
+                self.store.run(Request::Copy, meta.size, copy).await
             }
             (Way::CopyAside, _) => {
                 let aside = self.keys.meta(&format!("{ASIDE}/{}", uuid::Uuid::new_v4().simple()));
@@ -247,7 +247,7 @@ impl Refresher {
 
     async fn set_time(&self, key: &Path) -> Result<(), Failure> {
         let get = || self.store.objects.store.get(key);
-        let GetResultPayload::File(file, _) = self.store.run(Request::Get, get).await?.payload
+        let GetResultPayload::File(file, _) = self.store.run(Request::Get, 0, get).await?.payload
         else {
             return Err(Failure::Refused("the object is no file".into()));
         };

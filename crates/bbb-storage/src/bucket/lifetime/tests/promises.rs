@@ -216,7 +216,7 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 64, ..ProptestConfig::default() })]
     #[test]
     fn no_promise_is_broken(
         steps in steps(),
