@@ -9,7 +9,7 @@ use std::{
 
 use bbb_lifecycle::TaskGroup;
 use futures::FutureExt as _;
-use object_store::{Error, ObjectStoreExt as _, path::Path};
+use object_store::{Error, ObjectMeta, ObjectStoreExt as _, path::Path};
 use proptest::prelude::*;
 use tokio::{
     runtime,
@@ -146,18 +146,25 @@ impl Node {
         self.store.promise(&blob, promise);
     }
 
-    /// Whatever is promised can be read, on any node.
+    /// Reads a blob, and remembers it if it may be.
     async fn read(&self, key: &Path) {
-        let (is_promised, looked_at) = (self.store.is_promised(key), Instant::now());
+        let looked_at = Instant::now();
+        self.check(key, |meta| match self.life.used(Kind::Blob, meta) {
+            Used::Alive => {
+                self.seen.lock().unwrap().insert(key.clone(), looked_at);
+                true
+            }
+            Used::Aging => true,
+            Used::Dead => false,
+        })
+        .await;
+    }
+
+    /// Whatever is promised can be read, on any node.
+    async fn check(&self, key: &Path, is_alive: impl FnOnce(&ObjectMeta) -> bool) {
+        let is_promised = self.store.is_promised(key);
         let is_there = match self.store.head(key).await {
-            Ok(meta) => match self.life.used(Kind::Blob, &meta) {
-                Used::Alive => {
-                    self.seen.lock().unwrap().insert(key.clone(), looked_at);
-                    true
-                }
-                Used::Aging => true,
-                Used::Dead => false,
-            },
+            Ok(meta) => is_alive(&meta),
             Err(Error::NotFound { .. }) => false,
             Err(error) => panic!("{error}"),
         };
@@ -206,7 +213,10 @@ async fn play(steps: Vec<Step>, expire_after: Duration, weak: Weak, seed: u64) -
     let end = Instant::now() + expire_after;
     while Instant::now() < end {
         for number in KEYS {
-            nodes[number as usize % NODES].read(&key(Kind::Blob, number)).await;
+            // Only a look: a read would keep it.
+            let node = &nodes[number as usize % NODES];
+            let is_alive = |meta: &ObjectMeta| !node.life.is_dead(Kind::Blob, meta);
+            node.check(&key(Kind::Blob, number), is_alive).await;
         }
         time::sleep(expire_after / 20).await;
     }
