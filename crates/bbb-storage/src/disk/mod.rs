@@ -14,6 +14,7 @@
 
 mod blobs;
 mod file;
+mod growing;
 mod index;
 mod layout;
 mod links;
@@ -53,6 +54,7 @@ use index::{Index, InstanceId};
 use layout::{Kind, Layout};
 use view::{Segments, View};
 
+pub(crate) use file::open as open_stored;
 pub use room::Reservation;
 pub use state::OpenError;
 
