@@ -31,6 +31,9 @@ pub mod zstd;
 
 pub use action_cache::{ActionCache, ActionResult};
 pub use blob::{Blob, Content, Encoding, PinnedFile, Wanted};
+pub use bucket::{
+    Bucket, BucketError, BucketLocation, BucketSettings, BucketStats, LocationError, Objects,
+};
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;
 pub use disk::{Disk, DiskSettings, DiskStats, OpenError, Reservation, SMALL_BLOB_BYTES};

@@ -22,11 +22,14 @@ pub type ByteStream<E> = BoxStream<'static, Result<Bytes, E>>;
 /// Decodes a stream of zstd frames. What is no such stream, or ends within a frame, ends in the error
 /// that `bad` makes.
 pub fn decode<E: Send + 'static>(input: ByteStream<E>, bad: fn(io::Error) -> E) -> ByteStream<E> {
-    let decoder = Decoder::new().and_then(|mut decoder| {
-        decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
-        Ok(decoder)
-    });
-    transcode(input, decoder, bad)
+    transcode(input, decoder(), bad)
+}
+
+/// A decoder that refuses frames whose window is too large.
+pub(crate) fn decoder() -> io::Result<Decoder<'static>> {
+    let mut decoder = Decoder::new()?;
+    decoder.set_parameter(DParameter::WindowLogMax(MAX_WINDOW_LOG))?;
+    Ok(decoder)
 }
 
 /// Encodes a stream as one zstd frame.

@@ -75,6 +75,12 @@ impl Keys {
         raw(format!("{}/meta/{name}", self.root))
     }
 
+    /// Where the object of a key is put that turned out damaged.
+    pub(crate) fn aside(&self, key: &Path) -> Path {
+        let place = key.as_ref().strip_prefix(&self.root).unwrap_or(key.as_ref());
+        self.meta(&format!("quarantine/{}", place.trim_start_matches('/')))
+    }
+
     /// The kind and digest that a key stands for, of whatever instance; none if it is no entry's.
     pub(crate) fn parse(&self, key: &Path) -> Option<(Kind, Digest)> {
         let rest = key.as_ref().strip_prefix(&self.root)?.strip_prefix('/')?;
@@ -92,9 +98,10 @@ impl Keys {
     }
 }
 
-/// A key as it stands: nothing in it needs to be escaped.
+/// A key as it stands: everything in it is written so that nothing is left to escape.
 fn raw(key: String) -> Path {
-    Path::from_iter(key.split('/').filter(|segment| !segment.is_empty()))
+    let key = key.trim_start_matches('/');
+    Path::parse(key).unwrap_or_else(|_| Path::from(key))
 }
 
 #[cfg(test)]
@@ -117,6 +124,9 @@ mod tests {
         assert_eq!(key(Kind::Result, ""), format!("team/cache/v1/2c/ac/!/sha256/{hex}-5"));
         assert_eq!(keys.shard(0x0c, Kind::Result).to_string(), "team/cache/v1/0c/ac");
         assert_eq!(keys.meta("lease").to_string(), "team/cache/v1/meta/lease");
+        let entry = keys.entry(Kind::Blob, &InstanceName::default(), digest());
+        let aside = format!("team/cache/v1/meta/quarantine/2c/cas/!/sha256/{hex}-5");
+        assert_eq!(keys.aside(&entry).to_string(), aside);
         assert_eq!(Keys::new(&Path::default()).meta("a/b").to_string(), "v1/meta/a/b");
     }
 

@@ -1,6 +1,207 @@
-//! The bucket tier: blobs and results as objects of an S3-compatible bucket.
+//! The bucket tier: blobs and results as objects of an S3-compatible bucket, or of a folder that all
+//! nodes see.
+//!
+//! Promises: what was acknowledged is in the bucket; every byte that is given was checked after it came
+//! from there; a fault of the bucket is never a miss; all buffers are taken out of one budget; an
+//! operation ends within its deadline. How objects look is in `object.rs`, where they lie in `keys.rs`;
+//! `retry.rs` is the only place that tries again.
+//!
+//! The room knows nothing of other tiers, and nothing of what a result needs.
 
-#[allow(dead_code, reason = "what reads and writes the bucket comes next")]
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use bbb_digest::InstanceName;
+use bbb_lifecycle::TaskGroup;
+use object_store::path::Path;
+use tokio::task;
+
+use crate::{ActionCache, Cas, Error, Result};
+
+mod budget;
+mod cas;
+mod connect;
+mod existence;
+mod fetch;
+#[allow(dead_code, reason = "for the collector, which comes next")]
 mod keys;
-#[allow(dead_code, reason = "what reads and writes the bucket comes next")]
+#[allow(dead_code, reason = "the tier asks it next")]
 mod lifetime;
+mod location;
+mod object;
+mod pack;
+mod parts;
+mod probe;
+mod profile;
+mod quarantine;
+mod read;
+mod results;
+mod retry;
+mod stats;
+mod store;
+mod unpack;
+mod wire;
+mod write;
+
+pub use location::{BucketLocation, LocationError};
+pub use probe::BucketError;
+pub use stats::BucketStats;
+pub use store::Objects;
+
+use budget::Budget;
+use existence::Existence;
+use keys::Keys;
+use store::Store;
+
+/// How long an object is taken to be there after it was seen, in a bucket from which nothing expires.
+const KNOWN_FOR: Duration = Duration::from_secs(3600);
+
+/// What a bucket tier is to be.
+#[derive(Clone, Debug)]
+pub struct BucketSettings {
+    /// Where the bucket is.
+    pub location: BucketLocation,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// The URL of a server that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// Whether the bucket's name is part of the host name, not of the path.
+    pub virtual_hosted_style: bool,
+    /// Whether blobs are compressed that come as they are.
+    pub compress: bool,
+    /// How many transfers one operation may have at once.
+    pub concurrency: usize,
+    /// Limit of all buffers of the tier, in bytes; less than 32 MiB is taken as that.
+    pub buffer_bytes: u64,
+    /// How long an operation may take, retries counted in.
+    pub deadline: Duration,
+    /// The age at which what is not used leaves the bucket.
+    pub expire_after: Option<Duration>,
+}
+
+impl BucketSettings {
+    /// The settings that the flags have when they are not given.
+    pub fn new(location: BucketLocation) -> Self {
+        Self {
+            location,
+            region: "us-east-1".to_owned(),
+            endpoint: None,
+            virtual_hosted_style: false,
+            compress: true,
+            concurrency: 10,
+            buffer_bytes: 256 << 20,
+            deadline: Duration::from_secs(50),
+            expire_after: None,
+        }
+    }
+}
+
+/// A bucket of blobs and results.
+pub struct Bucket {
+    settings: BucketSettings,
+    keys: Keys,
+    store: Arc<Store>,
+    existence: Existence,
+    budget: Arc<Budget>,
+    honours_conditions: bool,
+    group: TaskGroup,
+}
+
+impl Bucket {
+    /// Connects to a bucket and tries it: that it can be written, read and deleted from, and whether it
+    /// honours conditions. Takes some ten seconds at the most. `group` owns what goes on behind.
+    ///
+    /// # Errors
+    /// If anything of that fails, with what to look at in one line.
+    pub async fn open(
+        settings: BucketSettings,
+        group: &TaskGroup,
+    ) -> Result<Arc<Self>, BucketError> {
+        let objects = connect::connect(&settings)?;
+        Self::open_over(objects, settings, group).await
+    }
+
+    /// The same over what speaks to the bucket already. The location gives no more than the prefix.
+    ///
+    /// # Errors
+    /// As [`Bucket::open`].
+    pub async fn open_over(
+        objects: Objects,
+        settings: BucketSettings,
+        group: &TaskGroup,
+    ) -> Result<Arc<Self>, BucketError> {
+        let honours_conditions = probe::probe(&objects, &settings).await?;
+        Ok(Self::over(objects, settings, honours_conditions, group))
+    }
+
+    /// A tier over what speaks to a bucket, which is taken to be as it should be.
+    pub fn over(
+        objects: Objects,
+        settings: BucketSettings,
+        honours_conditions: bool,
+        group: &TaskGroup,
+    ) -> Arc<Self> {
+        let known_for = settings.expire_after.map_or(KNOWN_FOR, |age| KNOWN_FOR.min(age / 4));
+        Arc::new(Self {
+            keys: Keys::new(&prefix(&settings.location)),
+            store: Arc::new(Store::new(objects, settings.deadline)),
+            existence: Existence::new(known_for),
+            budget: Arc::new(Budget::new(settings.buffer_bytes, settings.deadline)),
+            honours_conditions,
+            group: group.clone(),
+            settings,
+        })
+    }
+
+    /// The blobs of an instance.
+    pub fn cas(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn Cas> {
+        Arc::new(cas::Blobs::new(self, instance))
+    }
+
+    /// The results of an instance. They are not checked to be complete.
+    pub fn action_cache(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results::new(self, instance))
+    }
+
+    /// What was asked of the bucket since the start.
+    pub fn stats(&self) -> BucketStats {
+        self.store.counters.stats()
+    }
+
+    /// Whether a write on condition that there is no such object is refused where there is one. Some
+    /// servers write all the same.
+    pub const fn honours_conditions(&self) -> bool {
+        self.honours_conditions
+    }
+}
+
+/// What all keys begin with.
+fn prefix(location: &BucketLocation) -> Path {
+    match location {
+        BucketLocation::S3 { prefix, .. } => prefix.clone(),
+        BucketLocation::Folder(_) => Path::default(),
+    }
+}
+
+/// Does work of more than half a millisecond where it holds nobody up.
+async fn off_reactor<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = task::spawn_blocking(work).await;
+    done.map_err(|error| Error::unavailable(what, io::Error::other(error)))?
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bucket({})", self.settings.location)
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket").field("location", &self.settings.location).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,7 @@ use snapshot::Snapshot;
 use view::{Segments, View};
 
 pub(crate) use file::open as open_stored;
+pub(crate) use view::is_empty_blob;
 pub use room::Reservation;
 pub use state::OpenError;
 

@@ -131,7 +131,7 @@ pub(super) fn is_absent(error: &std::io::Error) -> bool {
 }
 
 /// Whether this is the one blob that is there without being stored.
-pub(super) fn is_empty_blob(digest: Digest) -> bool {
+pub(crate) fn is_empty_blob(digest: Digest) -> bool {
     static EMPTY: OnceLock<[Digest; Function::ALL.len()]> = OnceLock::new();
     digest.is_empty() && EMPTY.get_or_init(|| Function::ALL.map(Digest::empty)).contains(&digest)
 }

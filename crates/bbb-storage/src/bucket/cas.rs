@@ -1,0 +1,117 @@
+//! The blobs of one instance in the bucket.
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bbb_digest::{Digest, InstanceName};
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use object_store::path::Path;
+
+use crate::{Blob, Cas, Content, Encoding, Error, Result, Source, Wanted, disk::is_empty_blob};
+
+use super::{Bucket, existence::Id, keys::Kind, read::Place, retry::Failure};
+
+/// How many looks are on their way for each transfer that an operation may have: they cost the server and
+/// the network next to nothing.
+const LOOKS_PER_TRANSFER: usize = 8;
+
+/// The view of an instance's blobs.
+#[derive(Clone, Debug)]
+pub(super) struct Blobs {
+    bucket: Arc<Bucket>,
+    instance: InstanceName,
+}
+
+impl Blobs {
+    pub(super) fn new(bucket: &Arc<Bucket>, instance: &InstanceName) -> Self {
+        Self { bucket: Arc::clone(bucket), instance: instance.clone() }
+    }
+
+    fn place(&self, digest: Digest) -> Place {
+        let key = self.bucket.keys.entry(Kind::Blob, &self.instance, digest);
+        let id = Id::of(&key);
+        Place { bucket: Arc::clone(&self.bucket), digest, key, id }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl Cas for Blobs {
+    async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob> {
+        if is_empty_blob(digest) {
+            let content = Content::Bytes(Bytes::new());
+            return Ok(Blob { size_bytes: 0, encoding: Encoding::Identity, content });
+        }
+        if digest.is_empty() {
+            return Err(Error::Missing(digest));
+        }
+        self.place(digest).read(wanted).await
+    }
+
+    async fn put(&self, digest: Digest, source: Source) -> Result<()> {
+        if is_empty_blob(digest) {
+            return Ok(());
+        }
+        if digest.is_empty() {
+            let found = "bytes that no hash of nothing is".to_owned();
+            return Err(Error::Mismatch { expected: digest, found });
+        }
+        self.place(digest).write(source).await
+    }
+
+    async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
+        let mut seen = HashSet::with_capacity(digests.len());
+        let unknown: Vec<Place> = digests
+            .iter()
+            .filter(|digest| !is_empty_blob(**digest) && seen.insert(**digest))
+            .map(|digest| self.place(*digest))
+            .filter(|place| !self.bucket.existence.is_known(place.id))
+            .collect();
+        let looks = stream::iter(unknown).map(|place| async move {
+            let Place { bucket, digest, key, id } = place;
+            // No bytes have the hash of a blob of no bytes, but for the empty one.
+            let is_there = !digest.is_empty() && bucket.exists(key, id).await?;
+            Ok((!is_there).then_some(digest))
+        });
+        let at_once = self.bucket.settings.concurrency.max(1) * LOOKS_PER_TRANSFER;
+        looks
+            .buffer_unordered(at_once)
+            .try_filter_map(|missing| async move { Ok(missing) })
+            .try_collect()
+            .await
+    }
+}
+
+impl Bucket {
+    /// Whether an object is there: as it is known, or by a look.
+    pub(super) async fn exists(self: &Arc<Self>, key: Path, id: Id) -> Result<bool> {
+        if self.existence.is_known(id) {
+            return Ok(true);
+        }
+        let bucket = Arc::clone(self);
+        let look = async move {
+            match bucket.store.head(&key).await {
+                Ok(meta) => {
+                    bucket.existence.saw(id, &meta);
+                    Ok(true)
+                }
+                Err(Failure::Missing) => {
+                    bucket.existence.gone(id);
+                    Ok(false)
+                }
+                Err(failure) => {
+                    let what = format!("looking for {key}");
+                    Err(Error::unavailable(what, std::io::Error::other(failure)))
+                }
+            }
+        };
+        self.existence.look(id, look).await
+    }
+}
+
+impl fmt::Display for Blobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.bucket, self.instance)
+    }
+}

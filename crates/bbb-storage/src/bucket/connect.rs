@@ -1,0 +1,147 @@
+//! From settings to what speaks to the bucket. Nothing is sent yet.
+
+use std::{env, fs, io, path::Path, sync::Arc};
+
+use object_store::{
+    ClientConfigKey, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider},
+    local::LocalFileSystem,
+};
+
+use super::{
+    BucketError, BucketLocation, BucketSettings, Objects,
+    profile::{Profile, ProfileKeys},
+    retry::chain,
+    wire::Wire,
+};
+
+/// Makes what speaks to the bucket.
+pub(super) fn connect(settings: &BucketSettings) -> Result<Objects, BucketError> {
+    match &settings.location {
+        BucketLocation::S3 { bucket, .. } => s3(bucket, settings),
+        BucketLocation::Folder(folder) => self::folder(folder)
+            .map_err(|source| BucketError::Folder { folder: folder.clone(), source }),
+    }
+}
+
+fn folder(folder: &Path) -> io::Result<Objects> {
+    fs::create_dir_all(folder)?;
+    let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?;
+    // What is acknowledged is durable.
+    Ok(Objects::plain(Arc::new(store.with_fsync(true))))
+}
+
+fn s3(bucket: &str, settings: &BucketSettings) -> Result<Objects, BucketError> {
+    // Another part of the process may have done it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_region(&settings.region)
+        .with_virtual_hosted_style_request(settings.virtual_hosted_style)
+        // Ours retries, with one deadline over all.
+        .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
+        .with_http_connector(Wire::default());
+    for (key, value) in [
+        (ClientConfigKey::ConnectTimeout, "5 seconds"),
+        (ClientConfigKey::ReadTimeout, "10 seconds"),
+        (ClientConfigKey::Timeout, "30 seconds"),
+        (ClientConfigKey::PoolIdleTimeout, "60 seconds"),
+        (ClientConfigKey::PoolMaxIdlePerHost, "256"),
+        (ClientConfigKey::UserAgent, concat!("buildbuildbuild/", env!("CARGO_PKG_VERSION"))),
+    ] {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    if let Some(endpoint) = &settings.endpoint {
+        builder = with_endpoint(builder, endpoint, bucket, settings.virtual_hosted_style)?;
+    }
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let is_sealed = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
+    // TLS protects bodies already, and the hash of each would cost three times as much as all else.
+    builder = builder.with_unsigned_payload(is_sealed);
+    if let Some(credentials) = profile_credentials()? {
+        builder = builder.with_credentials(credentials);
+    }
+    let store = builder.build().map_err(|error| BucketError::Settings { what: chain(&error) })?;
+    Ok(Objects::with_parts(Arc::new(store)))
+}
+
+fn with_endpoint(
+    builder: AmazonS3Builder,
+    endpoint: &str,
+    bucket: &str,
+    virtual_hosted_style: bool,
+) -> Result<AmazonS3Builder, BucketError> {
+    let endpoint = endpoint.trim_end_matches('/');
+    let bad = || BucketError::Endpoint { endpoint: endpoint.to_owned() };
+    let (scheme, host) = endpoint.split_once("://").ok_or_else(bad)?;
+    if !matches!(scheme, "http" | "https") || host.is_empty() || host.contains(['/', ' ']) {
+        return Err(bad());
+    }
+    // The library wants the bucket to be in it.
+    let url = match virtual_hosted_style {
+        true => format!("{scheme}://{bucket}.{host}"),
+        false => endpoint.to_owned(),
+    };
+    Ok(builder.with_endpoint(url).with_allow_http(scheme == "http"))
+}
+
+/// The keys of a profile, where the environment has none that go before it. Without a profile either, the
+/// library asks the container's or the machine's metadata service.
+fn profile_credentials() -> Result<Option<AwsCredentialProvider>, BucketError> {
+    let is_set = |variable: &str| env::var_os(variable).is_some_and(|value| !value.is_empty());
+    if is_set("AWS_ACCESS_KEY_ID") {
+        return Ok(None);
+    }
+    let is_asked_for = is_set("AWS_PROFILE");
+    if is_set("AWS_WEB_IDENTITY_TOKEN_FILE") && !is_asked_for {
+        return Ok(None);
+    }
+    let Some(profile) = Profile::from_env() else { return Ok(None) };
+    match profile.keys() {
+        Ok(Some(keys)) => Ok(Some(Arc::new(ProfileKeys::new(profile, keys)))),
+        Ok(None) if is_asked_for => Err(BucketError::Profile {
+            name: profile.name().to_owned(),
+            what: "it holds no keys".to_owned(),
+        }),
+        Ok(None) => Ok(None),
+        Err(error) => {
+            Err(BucketError::Profile { name: profile.name().to_owned(), what: error.to_string() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(endpoint: &str) -> BucketSettings {
+        let mut settings = BucketSettings::new("s3://builds".parse().unwrap());
+        settings.endpoint = Some(endpoint.to_owned());
+        settings
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_of_a_server() {
+        for bad in ["localhost:9000", "ftp://a", "http://", "https://a/b c", "https://a/path"] {
+            let error = connect(&settings(bad)).unwrap_err();
+            assert!(matches!(error, BucketError::Endpoint { .. }), "{bad}: {error}");
+        }
+        let good = connect(&settings("http://127.0.0.1:9000/")).unwrap();
+        assert!(good.parts.is_some());
+        let mut hosted = settings("https://storage.example");
+        hosted.virtual_hosted_style = true;
+        connect(&hosted).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        connect(&BucketSettings::new(BucketLocation::Folder(path.clone()))).unwrap();
+        assert!(path.is_dir());
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = connect(&BucketSettings::new(BucketLocation::Folder(file))).unwrap_err();
+        assert!(matches!(error, BucketError::Folder { .. }), "{error}");
+    }
+}

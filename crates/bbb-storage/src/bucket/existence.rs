@@ -1,0 +1,280 @@
+//! What the bucket is known to have.
+//!
+//! Only presence is remembered, never absence: another node may write at any time, but nobody takes
+//! away what a node was told to be there before the time that the bucket promises is over. An entry
+//! lives no longer than that, and the map is bounded.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    io, mem,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::Shared};
+use object_store::{ObjectMeta, path::Path};
+use tokio::time::Instant;
+
+use crate::{Error, Result};
+
+/// How many objects are remembered, in two generations.
+const MAX_KNOWN: usize = 1 << 19;
+
+/// The map is cut into so many, each with a lock of its own.
+const SLICES: usize = 16;
+
+/// An object, by the hash of its key: all that lies in the bucket is told apart by that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Id([u8; 16]);
+
+impl Id {
+    pub(super) fn of(key: &Path) -> Self {
+        let hash = blake3::hash(key.as_ref().as_bytes());
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(id)
+    }
+
+    fn slice(self) -> usize {
+        usize::from(self.0[0]) % SLICES
+    }
+}
+
+/// What is known to be there, and the looks that are on their way.
+#[derive(Debug)]
+pub(super) struct Existence {
+    /// How long what was seen is taken to be there.
+    lifetime: Duration,
+    slices: [Mutex<Slice>; SLICES],
+    looks: Mutex<HashMap<Id, Look>>,
+}
+
+/// Two generations: when the young one is full it becomes the old one, and what was not asked for since
+/// goes.
+#[derive(Debug, Default)]
+struct Slice {
+    young: HashMap<Id, Instant>,
+    old: HashMap<Id, Instant>,
+}
+
+type Look = Shared<Pin<Box<dyn Future<Output = Result<bool, Fault>> + Send>>>;
+
+/// An error that all who wait for one look can have.
+#[derive(Clone, Debug)]
+struct Fault {
+    kind: io::ErrorKind,
+    what: Arc<str>,
+}
+
+impl Existence {
+    /// A map that takes what it was told to hold for `lifetime`.
+    pub(super) fn new(lifetime: Duration) -> Self {
+        Self { lifetime, slices: Default::default(), looks: Mutex::default() }
+    }
+
+    /// Whether the object is known to be there.
+    pub(super) fn is_known(&self, id: Id) -> bool {
+        let now = Instant::now();
+        let mut slice = self.slice(id);
+        if let Some(until) = slice.young.get(&id) {
+            return *until > now;
+        }
+        match slice.old.remove(&id).filter(|until| *until > now) {
+            Some(until) => {
+                slice.insert(id, until);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The object was seen in the bucket.
+    pub(super) fn saw(&self, id: Id, _meta: &ObjectMeta) {
+        self.know(id);
+    }
+
+    /// The object was written, and the bucket has acknowledged it.
+    pub(super) fn wrote(&self, id: Id) {
+        self.know(id);
+    }
+
+    /// The object was looked for and is not there.
+    pub(super) fn gone(&self, id: Id) {
+        let mut slice = self.slice(id);
+        slice.young.remove(&id);
+        slice.old.remove(&id);
+    }
+
+    /// Nothing is known any more.
+    #[allow(dead_code, reason = "for the collector, which comes next")]
+    pub(super) fn forget_all(&self) {
+        for slice in &self.slices {
+            *lock(slice) = Slice::default();
+        }
+    }
+
+    /// Looks whether an object is there, by one look however many ask at once.
+    ///
+    /// # Errors
+    /// What the look ended in, which everybody who waited gets.
+    pub(super) async fn look(
+        &self,
+        id: Id,
+        look: impl Future<Output = Result<bool>> + Send + 'static,
+    ) -> Result<bool> {
+        let shared = {
+            let mut looks = lock(&self.looks);
+            let look = || {
+                let look = look.map(|found| found.map_err(|error| Fault::of(&error)));
+                let look: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(look);
+                look.shared()
+            };
+            looks.entry(id).or_insert_with(look).clone()
+        };
+        // Whoever is dropped before leaves the look to the others; the last one takes it away.
+        let _leave = Leave { looks: &self.looks, id, look: &shared };
+        shared.clone().await.map_err(Fault::into_error)
+    }
+
+    fn know(&self, id: Id) {
+        let until = Instant::now() + self.lifetime;
+        self.slice(id).insert(id, until);
+    }
+
+    fn slice(&self, id: Id) -> MutexGuard<'_, Slice> {
+        lock(&self.slices[id.slice()])
+    }
+}
+
+impl Slice {
+    fn insert(&mut self, id: Id, until: Instant) {
+        if self.young.len() >= MAX_KNOWN / SLICES / 2 {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(id, until);
+    }
+}
+
+/// Takes a look out of the map when the first who waited for it leaves with an answer, or the last
+/// leaves without one.
+struct Leave<'a> {
+    looks: &'a Mutex<HashMap<Id, Look>>,
+    id: Id,
+    look: &'a Look,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let mut looks = lock(self.looks);
+        let is_ours = looks.get(&self.id).is_some_and(|look| look.ptr_eq(self.look));
+        // One in the map, and the one whose future is being dropped.
+        let is_last = self.look.strong_count().is_none_or(|count| count <= 2);
+        if is_ours && (self.look.peek().is_some() || is_last) {
+            looks.remove(&self.id);
+        }
+    }
+}
+
+impl Fault {
+    fn of(error: &Error) -> Self {
+        let kind = match error {
+            Error::Unavailable { source, .. } => source.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        Self { kind, what: crate::bucket::retry::chain(error).into() }
+    }
+
+    fn into_error(self) -> Error {
+        Error::unavailable(
+            "looking into the bucket",
+            io::Error::new(self.kind, self.what.to_string()),
+        )
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn id(name: &str) -> Id {
+        Id::of(&Path::from(name))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_seen_is_known_for_its_time() {
+        let existence = Existence::new(Duration::from_secs(60));
+        existence.wrote(id("a"));
+        existence.wrote(id("b"));
+        assert!(existence.is_known(id("a")) && !existence.is_known(id("c")));
+        existence.gone(id("b"));
+        assert!(!existence.is_known(id("b")));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(!existence.is_known(id("a")));
+        existence.wrote(id("a"));
+        existence.forget_all();
+        assert!(!existence.is_known(id("a")));
+    }
+
+    #[tokio::test]
+    async fn it_stays_within_its_bound_and_keeps_what_is_asked_for() {
+        let existence = Existence::new(Duration::from_secs(60));
+        existence.wrote(id("asked for"));
+        for count in 0..2 * MAX_KNOWN {
+            existence.wrote(id(&count.to_string()));
+            if count % 1000 == 0 {
+                assert!(existence.is_known(id("asked for")), "after {count}");
+            }
+        }
+        let held = |slice: &Mutex<Slice>| {
+            let slice = lock(slice);
+            slice.young.len() + slice.old.len()
+        };
+        assert!(existence.slices.iter().map(held).sum::<usize>() <= MAX_KNOWN);
+    }
+
+    #[tokio::test]
+    async fn many_who_ask_at_once_share_one_look() {
+        let existence = Existence::new(Duration::from_secs(60));
+        let looks = Arc::new(AtomicUsize::new(0));
+        let (answer, answered) = oneshot::channel();
+        let mut answered = Some(answered);
+        let mut ask = || {
+            let (looks, answered) = (Arc::clone(&looks), answered.take());
+            existence.look(id("a"), async move {
+                looks.fetch_add(1, Ordering::Relaxed);
+                Ok(answered.expect("only the first looks").await.unwrap())
+            })
+        };
+        let mut asks: Vec<_> = (0..10).map(|_| Box::pin(ask())).collect();
+        for ask in &mut asks {
+            assert!(ask.now_or_never().is_none());
+        }
+        // The one whose look it is goes away: the others still get the answer.
+        drop(asks.remove(0));
+        answer.send(true).unwrap();
+        assert!(future::join_all(asks).await.into_iter().all(|found| found.unwrap()));
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        assert!(!existence.look(id("a"), async { Ok(false) }).await.unwrap(), "a new look");
+        assert!(lock(&existence.looks).is_empty());
+    }
+
+    #[tokio::test]
+    async fn looks_that_nobody_waits_for_are_forgotten() {
+        let existence = Existence::new(Duration::from_secs(60));
+        let mut pending = Box::pin(existence.look(id("a"), future::pending()));
+        assert!((&mut pending).now_or_never().is_none());
+        drop(pending);
+        assert!(lock(&existence.looks).is_empty());
+    }
+}

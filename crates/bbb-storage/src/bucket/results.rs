@@ -1,0 +1,78 @@
+//! The results of one instance in the bucket.
+
+use std::{fmt, io, sync::Arc};
+
+use async_trait::async_trait;
+use bbb_digest::{Digest, InstanceName};
+use object_store::PutPayload;
+
+use crate::{ActionCache, ActionResult, Error, Result};
+
+use super::{
+    Bucket,
+    keys::Kind,
+    object::{MAX_RESULT_BYTES, decode_result, encode_result},
+    read::READS_BEFORE_DAMAGED,
+    retry::Failure,
+    store::Part,
+};
+
+/// The view of an instance's results.
+#[derive(Clone, Debug)]
+pub(super) struct Results {
+    bucket: Arc<Bucket>,
+    instance: InstanceName,
+}
+
+impl Results {
+    pub(super) fn new(bucket: &Arc<Bucket>, instance: &InstanceName) -> Self {
+        Self { bucket: Arc::clone(bucket), instance: instance.clone() }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ActionCache for Results {
+    async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
+        let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
+        let mut reads = 0;
+        loop {
+            reads += 1;
+            let fetched = match self.bucket.store.get(&key, Part::All, MAX_RESULT_BYTES, None).await
+            {
+                Ok(fetched) => fetched,
+                Err(Failure::Missing) => return Ok(None),
+                Err(failure) => return Err(failure.into_error("reading the result of", action)),
+            };
+            match decode_result(&key, &fetched.bytes) {
+                Ok(result) => return Ok(Some(Arc::new(result))),
+                Err(damage) if reads >= READS_BEFORE_DAMAGED => {
+                    self.bucket.quarantine(&key, &damage, &fetched.meta).await;
+                    let source = io::Error::new(io::ErrorKind::InvalidData, damage);
+                    let what = format!("the result of {action} in the bucket is damaged");
+                    return Err(Error::unavailable(what, source));
+                }
+                Err(damage) => {
+                    tracing::debug!(%key, %damage, "wrong bytes from the bucket: once more");
+                }
+            }
+        }
+    }
+
+    async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
+        let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
+        let object = encode_result(&key, &result, self.bucket.settings.compress);
+        if object.len() as u64 > MAX_RESULT_BYTES {
+            let what = format!("results are limited to {MAX_RESULT_BYTES} bytes");
+            return Err(Error::Full { size_bytes: object.len() as u64, what });
+        }
+        let put = self.bucket.store.put(&key, PutPayload::from(object)).await;
+        put.map_err(|failure| failure.into_error("writing the result of", action))
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.bucket, self.instance)
+    }
+}

@@ -1,0 +1,265 @@
+//! The bucket as it is: requests with their retries, counted, and few enough at a time.
+//!
+//! Knows objects by their keys, and nothing of what they hold.
+
+use std::{fmt, future::Future, ops::Range, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use object_store::{
+    CopyMode, CopyOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutMode, PutOptions, PutPayload, multipart::MultipartStore, path::Path,
+};
+use tokio::sync::Semaphore;
+
+use super::{
+    retry::{self, Failure},
+    stats::{Counters, Request, add},
+};
+
+/// How many requests are on their way at once. The others wait, in order, within their deadlines.
+const MAX_REQUESTS: usize = 256;
+
+/// What speaks to a bucket.
+#[derive(Clone)]
+pub struct Objects {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) parts: Option<Arc<dyn MultipartStore>>,
+}
+
+impl Objects {
+    /// A store that can have each part of an object sent again.
+    pub fn with_parts<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
+        let parts: Arc<dyn MultipartStore> = Arc::clone(&store) as _;
+        Self { store, parts: Some(parts) }
+    }
+
+    /// A store of which no more is known.
+    pub fn plain(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, parts: None }
+    }
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Objects({})", self.store)
+    }
+}
+
+/// What of an object is read.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    All,
+    Range(Range<u64>),
+    /// So many bytes from the end, or all if there are fewer.
+    End(u64),
+}
+
+/// What was read of an object.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) bytes: Bytes,
+    /// Of the whole object.
+    pub(super) meta: ObjectMeta,
+}
+
+/// A bucket with retries.
+pub(super) struct Store {
+    pub(super) objects: Objects,
+    pub(super) counters: Counters,
+    deadline: Duration,
+    turns: Semaphore,
+}
+
+impl Store {
+    pub(super) fn new(objects: Objects, deadline: Duration) -> Self {
+        let turns = Semaphore::new(MAX_REQUESTS);
+        Self { objects, counters: Counters::default(), deadline, turns }
+    }
+
+    /// Reads an object or a part of it, of at most `limit_bytes`. With an entity tag, only as long as the
+    /// object has it.
+    pub(super) async fn get(
+        &self,
+        key: &Path,
+        part: Part,
+        limit_bytes: u64,
+        e_tag: Option<&str>,
+    ) -> Result<Fetched, Failure> {
+        let fetched =
+            self.run(Request::Get, || self.get_once(key, &part, limit_bytes, e_tag)).await?;
+        add(&self.counters.bytes_in, fetched.bytes.len() as u64);
+        Ok(fetched)
+    }
+
+    async fn get_once(
+        &self,
+        key: &Path,
+        part: &Part,
+        limit_bytes: u64,
+        e_tag: Option<&str>,
+    ) -> object_store::Result<Fetched> {
+        let range = match part {
+            Part::All => None,
+            Part::Range(range) => Some(GetRange::Bounded(range.clone())),
+            Part::End(len) => Some(GetRange::Suffix(*len)),
+        };
+        let options =
+            GetOptions { range, if_match: e_tag.map(str::to_owned), ..GetOptions::default() };
+        let result = self.objects.store.get_opts(key, options).await?;
+        let meta = result.meta.clone();
+        let len = result.range.end - result.range.start;
+        if let Part::Range(range) = part
+            && *range != result.range
+        {
+            return Err(broken(format!("gives {:?} for {range:?}", result.range)));
+        }
+        // What is longer than it can be is read so far that this shows.
+        let len = len.min(limit_bytes.saturating_add(1));
+        let bytes = gather(result.into_stream(), len as usize).await?;
+        Ok(Fetched { bytes, meta })
+    }
+
+    /// Looks at an object.
+    pub(super) async fn head(&self, key: &Path) -> Result<ObjectMeta, Failure> {
+        self.run(Request::Head, || self.objects.store.head(key)).await
+    }
+
+    /// Writes an object, in place of an older one.
+    pub(super) async fn put(&self, key: &Path, payload: PutPayload) -> Result<(), Failure> {
+        self.put_in_mode(key, payload, PutMode::Overwrite).await
+    }
+
+    /// Writes an object only if there is none; [`Failure::Condition`] if there is.
+    pub(super) async fn create(&self, key: &Path, payload: PutPayload) -> Result<(), Failure> {
+        self.put_in_mode(key, payload, PutMode::Create).await
+    }
+
+    async fn put_in_mode(
+        &self,
+        key: &Path,
+        payload: PutPayload,
+        mode: PutMode,
+    ) -> Result<(), Failure> {
+        let len = payload.content_length() as u64;
+        let put = || {
+            add(&self.counters.bytes_out, len);
+            let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
+            self.objects.store.put_opts(key, payload.clone(), options)
+        };
+        self.run(Request::Put, put).await?;
+        Ok(())
+    }
+
+    /// Deletes an object; that there is none is as good.
+    pub(super) async fn delete(&self, key: &Path) -> Result<(), Failure> {
+        match self.run(Request::Delete, || self.objects.store.delete(key)).await {
+            Ok(()) | Err(Failure::Missing) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Copies an object within the bucket.
+    pub(super) async fn copy(&self, from: &Path, to: &Path) -> Result<(), Failure> {
+        let copy = || {
+            let options = CopyOptions { mode: CopyMode::Overwrite, ..CopyOptions::default() };
+            self.objects.store.copy_opts(from, to, options)
+        };
+        self.run(Request::Copy, copy).await
+    }
+
+    /// Lists what lies under a prefix and behind a key, at most `limit` objects, in the order of keys.
+    #[allow(dead_code, reason = "for the collector, which comes next")]
+    pub(super) async fn list(
+        &self,
+        prefix: &Path,
+        after: Option<&Path>,
+        limit: usize,
+    ) -> Result<Vec<ObjectMeta>, Failure> {
+        let list = || {
+            let store = &self.objects.store;
+            let listing = match after {
+                Some(after) => store.list_with_offset(Some(prefix), after),
+                None => store.list(Some(prefix)),
+            };
+            listing.take(limit).try_collect::<Vec<_>>()
+        };
+        self.run(Request::List, list).await
+    }
+
+    /// One operation: its attempts, each of which waits for its turn.
+    pub(super) async fn run<T, F>(
+        &self,
+        request: Request,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        retry::run(self.deadline, &self.counters, request, || {
+            let attempt = attempt();
+            async {
+                // It is never closed.
+                let _turn = self.turns.acquire().await;
+                attempt.await
+            }
+        })
+        .await
+    }
+}
+
+/// Reads a body that is to have `len` bytes at least, and drops what comes behind them.
+async fn gather(
+    mut body: BoxStream<'static, object_store::Result<Bytes>>,
+    len: usize,
+) -> object_store::Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(mut piece) = body.try_next().await? {
+        if bytes.is_empty() {
+            if piece.len() >= len {
+                piece.truncate(len);
+                return Ok(piece);
+            }
+            bytes.reserve(len);
+        }
+        bytes.extend_from_slice(&piece[..piece.len().min(len - bytes.len())]);
+        if bytes.len() == len {
+            return Ok(bytes.freeze());
+        }
+    }
+    match len {
+        0 => Ok(Bytes::new()),
+        _ => Err(broken(format!("body ends after {} of {len} bytes", bytes.len()))),
+    }
+}
+
+/// An answer that cannot be right: to be asked for again.
+fn broken(what: String) -> object_store::Error {
+    object_store::Error::Generic { store: "bucket", source: what.into() }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.objects.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_are_gathered_and_those_that_break_off_are_not_taken() {
+        let body = |pieces: &[&'static str]| {
+            let pieces: Vec<_> = pieces.iter().map(|piece| Ok(Bytes::from(*piece))).collect();
+            stream::iter(pieces).boxed()
+        };
+        assert_eq!(gather(body(&["whole"]), 5).await.unwrap(), "whole");
+        assert_eq!(gather(body(&["in", "", " two"]), 6).await.unwrap(), "in two");
+        assert_eq!(gather(body(&["far ", "too long"]), 5).await.unwrap(), "far t");
+        assert_eq!(gather(body(&[]), 0).await.unwrap(), "");
+        assert!(gather(body(&["cut", " off"]), 8).await.is_err());
+    }
+}
