@@ -42,5 +42,5 @@ pub use instances::{Instances, Stores};
 pub use local::{LocalFile, LocalFiles};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
-pub use tiered::{Far, Tiered, TieredSettings};
+pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};
 pub use trees::{MAX_MESSAGE_BYTES, TreeCache, TreeError, Trees, Walk};

@@ -58,9 +58,11 @@ use snapshot::Snapshot;
 use view::{Segments, View};
 
 pub(crate) use file::open as open_stored;
-pub(crate) use view::is_empty_blob;
+pub(crate) use results::{decode as decode_result, encode as encode_result};
 pub use room::Reservation;
 pub use state::OpenError;
+pub(crate) use state::write_durably;
+pub(crate) use view::is_empty_blob;
 
 /// What a disk tier is set up with.
 #[derive(Clone, Debug)]
@@ -244,6 +246,11 @@ impl Disk {
     /// empty when the store was opened. Account for what lies there by [`Self::reserve`].
     pub fn scratch(&self) -> PathBuf {
         self.layout.scratch()
+    }
+
+    /// The folder for what waits to be written to a store that is not local. Nothing in it is ever evicted.
+    pub(crate) fn queue_dir(&self) -> PathBuf {
+        self.layout.queue()
     }
 
     /// The folder of the store.

@@ -71,7 +71,7 @@ impl Disk {
     }
 
     /// Takes room for a file of so many bytes.
-    pub(super) async fn reserve_file(self: &Arc<Self>, size_bytes: u64) -> Result<Reservation> {
+    pub(crate) async fn reserve_file(self: &Arc<Self>, size_bytes: u64) -> Result<Reservation> {
         self.reserve(charge(size_bytes)).await
     }
 

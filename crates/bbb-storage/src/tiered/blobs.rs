@@ -10,6 +10,7 @@ use crate::{Blob, Cas, Disk, Error, Result, Source, Wanted};
 use super::{
     fetch::{Fetches, Progress, Request, SMALL_BYTES},
     read::{Reader, straight},
+    write_back::Queue,
 };
 
 /// How far behind its fetch a read may begin that would rather wait than ask far itself.
@@ -28,6 +29,8 @@ pub(super) struct Blobs {
     pub(super) far: Arc<dyn Cas>,
     pub(super) disk: Arc<Disk>,
     pub(super) fetches: Arc<Fetches>,
+    /// Where writes wait that are acknowledged near; none if far acknowledges them.
+    pub(super) queue: Option<Arc<Queue>>,
 }
 
 impl Blobs {
@@ -37,7 +40,7 @@ impl Blobs {
         disk: Arc<Disk>,
         fetches: Arc<Fetches>,
     ) -> Self {
-        Self { near: disk.cas(&instance), instance, far, disk, fetches }
+        Self { near: disk.cas(&instance), instance, far, disk, fetches, queue: None }
     }
 
     /// Reads what is not near.
@@ -112,11 +115,24 @@ impl Cas for Blobs {
     }
 
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {
-        self.write(digest, source).await
+        match &self.queue {
+            Some(queue) => self.write_later(queue, digest, source).await,
+            None => self.write(digest, source).await,
+        }
     }
 
     async fn find_missing(&self, digests: &[Digest]) -> Result<Vec<Digest>> {
-        let missing = self.far.find_missing(digests).await?;
+        let missing = match &self.queue {
+            Some(queue) => {
+                // The queue first: what leaves it meanwhile is far.
+                let asked: Vec<Digest> = queue.without(&self.instance, digests);
+                match asked.is_empty() {
+                    true => Vec::new(),
+                    false => self.far.find_missing(&asked).await?,
+                }
+            }
+            None => self.far.find_missing(digests).await?,
+        };
         let absent: HashSet<Digest> = missing.iter().copied().collect();
         let present: Vec<Digest> =
             digests.iter().filter(|digest| !absent.contains(digest)).copied().collect();

@@ -18,16 +18,23 @@ mod files;
 mod read;
 mod results;
 mod write;
+mod write_back;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 
-use crate::{ActionCache, Cas, Disk, LocalFiles};
+use crate::{ActionCache, Cas, Complete, Disk, LocalFiles, Result, TreeCache, Trees};
 use blobs::Blobs;
 use fetch::Fetches;
 use results::{Fresh, Results};
+use write_back::{Queue, Target};
+
+pub use write_back::{Waiting, WriteBackSettings};
+
+/// How many bytes of tree messages are kept while results are written back.
+const WRITE_BACK_TREE_BYTES: u64 = 4 << 20;
 
 /// What the two tiers are set up with.
 #[derive(Clone, Debug)]
@@ -62,9 +69,10 @@ pub struct Far {
 /// The near and the far tier of all instances.
 pub struct Tiered {
     near: Arc<Disk>,
-    far: Box<dyn Fn(&InstanceName) -> Far + Send + Sync>,
+    far: Arc<dyn Fn(&InstanceName) -> Far + Send + Sync>,
     fetches: Arc<Fetches>,
     fresh: Arc<Fresh>,
+    queue: Option<Arc<Queue>>,
 }
 
 impl Tiered {
@@ -78,10 +86,45 @@ impl Tiered {
     ) -> Self {
         Self {
             near: Arc::clone(near),
-            far: Box::new(far),
+            far: Arc::new(far),
             fetches: Arc::new(Fetches::new(near, settings.buffer_bytes, group)),
             fresh: Arc::new(Fresh::new(settings)),
+            queue: None,
         }
+    }
+
+    /// Has writes acknowledged by the near tier and written far behind, by a task of `group`; goes on with
+    /// what waited when the node ended. Call it right after the disk was opened.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) if the folder of what waits cannot be read.
+    pub async fn with_write_back(
+        mut self,
+        settings: WriteBackSettings,
+        group: &TaskGroup,
+    ) -> Result<Self> {
+        let queue = Queue::open(settings, &self.near).await?;
+        let (near, far, fetches) =
+            (Arc::clone(&self.near), Arc::clone(&self.far), Arc::clone(&self.fetches));
+        let trees = Arc::new(TreeCache::new(WRITE_BACK_TREE_BYTES));
+        let target = move |instance: &InstanceName| {
+            let Far { cas: far, results } = far(instance);
+            // Reads may be near; what is said to be there is far.
+            let (near, fetches) = (Arc::clone(&near), Arc::clone(&fetches));
+            let blobs = Blobs::new(instance.clone(), Arc::clone(&far), near, fetches);
+            let blobs: Arc<dyn Cas> = Arc::new(blobs);
+            let trees = Trees::new(instance.clone(), Arc::clone(&blobs), Arc::clone(&trees));
+            let results = Arc::new(Complete::new(results, blobs, Arc::new(trees)));
+            Target { cas: far, results }
+        };
+        group.spawn("write back", Arc::clone(&queue).run(target, group.stop()));
+        self.queue = Some(queue);
+        Ok(self)
+    }
+
+    /// What waits to be written far.
+    pub fn waiting(&self) -> Waiting {
+        self.queue.as_ref().map(|queue| queue.waiting()).unwrap_or_default()
     }
 
     /// The blobs of an instance.
@@ -92,7 +135,8 @@ impl Tiered {
     /// The results of an instance. Whether their blobs are there is [`Complete`](crate::Complete)'s business.
     pub fn action_cache(&self, instance: &InstanceName) -> Arc<dyn ActionCache> {
         let far = (self.far)(instance).results;
-        Arc::new(Results::new(instance.clone(), far, Arc::clone(&self.fresh)))
+        let (fresh, queue) = (Arc::clone(&self.fresh), self.queue.clone());
+        Arc::new(Results { instance: instance.clone(), far, fresh, queue })
     }
 
     /// The blobs of an instance as files to be hard-linked; brings near what is not.
@@ -103,7 +147,8 @@ impl Tiered {
 
     fn blobs(&self, instance: &InstanceName) -> Blobs {
         let far = (self.far)(instance).cas;
-        Blobs::new(instance.clone(), far, Arc::clone(&self.near), Arc::clone(&self.fetches))
+        let (near, fetches) = (Arc::clone(&self.near), Arc::clone(&self.fetches));
+        Blobs { queue: self.queue.clone(), ..Blobs::new(instance.clone(), far, near, fetches) }
     }
 }
 

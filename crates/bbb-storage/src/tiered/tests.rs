@@ -3,3 +3,4 @@
 mod fetches;
 mod rig;
 mod stack;
+mod write_back;

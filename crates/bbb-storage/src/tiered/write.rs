@@ -1,15 +1,22 @@
 //! Writing: to both tiers at once, while the bytes come in. What far says counts.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 
 use bbb_digest::Digest;
 use bytes::Bytes;
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use tokio::{sync::mpsc, task};
 
-use crate::{Encoding, Error, HashedFile, READ_CHUNK_BYTES, Result, Source, SourceContent};
+use crate::{
+    Encoding, Error, HashedFile, READ_CHUNK_BYTES, Result, Source, SourceContent, Wanted,
+    disk::open_stored,
+};
 
-use super::{blobs::Blobs, fetch::SMALL_BYTES};
+use super::{
+    blobs::Blobs,
+    fetch::SMALL_BYTES,
+    write_back::{Claim, Queue},
+};
 
 /// How many pieces of a stream wait for each tier at the most.
 const PIPE_PIECES: usize = 2;
@@ -60,18 +67,58 @@ impl Blobs {
             let found = file.digest().to_string();
             return Err(Error::Mismatch { expected: digest, found });
         }
-        let path = file.path().to_owned();
-        let failed = move |error| Error::unavailable(format!("reading {}", path.display()), error);
-        let path = file.path().to_owned();
-        let opened = task::spawn_blocking(move || {
-            let opened = crate::disk::open_stored(&path)?;
-            match digest.size_bytes() <= SMALL_BYTES {
-                true => read(&opened, 0, digest.size_bytes()).map(SourceContent::Bytes),
-                false => Ok(SourceContent::Stream(pieces(opened, digest.size_bytes()))),
-            }
-        });
-        let content = opened.await.map_err(io::Error::other).flatten().map_err(failed)?;
+        let opened = open(digest, file.path().to_owned()).await.map_err(|error| {
+            Error::unavailable(format!("reading {}", file.path().display()), error)
+        })?;
         self.write_near(digest, file.into()).await;
+        self.far.put(digest, opened).await
+    }
+
+    /// Stores a blob near and has it wait to be written far; stores it far at once if that cannot be.
+    pub(super) async fn write_later(
+        &self,
+        queue: &Arc<Queue>,
+        digest: Digest,
+        source: Source,
+    ) -> Result<()> {
+        if digest.is_empty() {
+            return self.write(digest, source).await;
+        }
+        let room = match queue.claim(&self.instance, digest) {
+            Claim::Room(room) => room,
+            Claim::Waits => return Ok(()),
+            Claim::Full => return self.write(digest, source).await,
+        };
+        // What cannot be had twice is not begun where there is no room.
+        if self.disk.reserve_file(digest.size_bytes()).await.is_err() {
+            queue.rest();
+            return self.write(digest, source).await;
+        }
+        let again: Option<Source> = match &source.content {
+            SourceContent::Bytes(bytes) => {
+                let content = SourceContent::Bytes(bytes.clone());
+                Some(Source { encoding: source.encoding, content })
+            }
+            SourceContent::File(file) => Some(file.clone().into()),
+            SourceContent::Stream(_) => None,
+        };
+        match self.near.put(digest, source).await {
+            Ok(()) => {}
+            Err(error @ (Error::Full { .. } | Error::Unavailable { .. })) => {
+                tracing::warn!(%digest, %error, "cannot acknowledge near, writing far at once");
+                queue.rest();
+                return match again {
+                    Some(source) => self.write(digest, source).await,
+                    None => Err(error),
+                };
+            }
+            Err(error) => return Err(error),
+        }
+        let Err(error) = queue.add_blob(&self.instance, digest, room).await else { return Ok(()) };
+        tracing::warn!(%digest, %error, "cannot have a blob wait, writing far at once");
+        queue.rest();
+        let near = self.near.get(digest, Wanted::ALL).await?;
+        let content = SourceContent::Stream(near.into_stream().map_err(io::Error::other).boxed());
         self.far.put(digest, Source { encoding: Encoding::Identity, content }).await
     }
 
@@ -85,6 +132,21 @@ impl Blobs {
             Err(error) => tracing::debug!(%digest, %error, "not kept near"),
         }
     }
+}
+
+/// Opens a file as the source of a blob: what it gives is what the file held then, whatever becomes of its
+/// name. A small one is read at once.
+pub(super) async fn open(digest: Digest, path: PathBuf) -> io::Result<Source> {
+    let size_bytes = digest.size_bytes();
+    let opened = task::spawn_blocking(move || {
+        let file = open_stored(&path)?;
+        match size_bytes <= SMALL_BYTES {
+            true => read(&file, 0, size_bytes).map(SourceContent::Bytes),
+            false => Ok(SourceContent::Stream(pieces(file, size_bytes))),
+        }
+    });
+    let content = opened.await.map_err(io::Error::other).flatten()?;
+    Ok(Source { encoding: Encoding::Identity, content })
 }
 
 fn pipe() -> (mpsc::Sender<io::Result<Bytes>>, Pieces) {

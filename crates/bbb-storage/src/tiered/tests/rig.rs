@@ -275,20 +275,50 @@ pub(super) struct Rig {
 impl Rig {
     /// With a near tier of so many bytes.
     pub(super) fn new(limit_bytes: u64) -> Self {
-        let dir = TempDir::new().unwrap();
+        let (dir, remote, group) = (dir(), Remote::new(), TaskGroup::new("tiers"));
+        let near = disk(dir.path(), limit_bytes, &group);
+        let tiered = Tiered::new(&TieredSettings::default(), &near, far_of(&remote), &group);
+        Self::over(dir, near, remote, tiered, group)
+    }
+
+    /// The same, acknowledging near.
+    pub(super) async fn write_back(
+        dir: TempDir,
+        remote: Arc<Remote>,
+        limit_bytes: u64,
+        settings: WriteBackSettings,
+    ) -> Self {
         let group = TaskGroup::new("tiers");
-        let (near, remote) = (disk(dir.path(), limit_bytes, &group), Remote::new());
-        let far = {
-            let remote = Arc::clone(&remote);
-            move |_: &InstanceName| Far {
-                cas: Arc::clone(&remote) as _,
-                results: Arc::new(RemoteResults(Arc::clone(&remote))),
-            }
-        };
-        let tiered = Tiered::new(&TieredSettings::default(), &near, far, &group);
+        let near = disk(dir.path(), limit_bytes, &group);
+        let tiered = Tiered::new(&TieredSettings::default(), &near, far_of(&remote), &group);
+        let tiered = tiered.with_write_back(settings, &group).await.unwrap();
+        Self::over(dir, near, remote, tiered, group)
+    }
+
+    fn over(
+        dir: TempDir,
+        near: Arc<Disk>,
+        remote: Arc<Remote>,
+        tiered: Tiered,
+        group: TaskGroup,
+    ) -> Self {
         let instance = InstanceName::default();
         let (cas, results) = (tiered.cas(&instance), tiered.action_cache(&instance));
         Self { dir, near, remote, tiered, cas, results, group }
+    }
+
+    /// Ends without a clean stop; what is left.
+    pub(super) async fn end(self) -> (TempDir, Arc<Remote>) {
+        assert_eq!(self.group.shut_down(Duration::from_secs(60)).await, 0);
+        (self.dir, self.remote)
+    }
+
+    /// Stores a blob of so many bytes.
+    pub(super) async fn put(&self, len: usize) -> Digest {
+        let bytes = conformance::data(len);
+        let digest = Digest::of(Function::Sha256, &bytes);
+        self.cas.put(digest, bytes.into()).await.unwrap();
+        digest
     }
 
     /// Whether the near tier has a blob.
@@ -306,6 +336,18 @@ impl Rig {
     pub(super) fn temporary_files(&self) -> usize {
         let folders = std::fs::read_dir(self.dir.path().join("near/tmp")).unwrap();
         folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count()).sum()
+    }
+}
+
+pub(super) fn dir() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+fn far_of(remote: &Arc<Remote>) -> impl Fn(&InstanceName) -> Far + Send + Sync + 'static {
+    let remote = Arc::clone(remote);
+    move |_| Far {
+        cas: Arc::clone(&remote) as _,
+        results: Arc::new(RemoteResults(Arc::clone(&remote))),
     }
 }
 
