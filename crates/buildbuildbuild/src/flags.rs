@@ -23,4 +23,4 @@ pub use defaults::{Machine, remember_cache_size};
 pub use raw::{Flags, Tool};
 pub use refusal::Refusal;
 pub use settings::{KeepExecRoot, LogFormat, RequiredHeader, SandboxChoice, Settings};
-pub use units::format_bytes;
+pub use units::{format_bytes, format_duration};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bbb_storage::BucketLocation;
+
 use super::{
     raw::Flags,
     refusal::Refusal,
@@ -11,8 +13,8 @@ use super::{
 /// `--bucket` and all that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BucketFlags {
-    /// `name`, `s3://name/prefix` or `file:///dir`.
-    pub location: String,
+    /// Where it is.
+    pub location: BucketLocation,
     /// The region of an S3 bucket.
     pub region: String,
     /// The URL of an S3 server other than Amazon's.
@@ -35,7 +37,6 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// When a value is none of its flag's, or a flag is given that needs a bucket and there is none.
 pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
     let empty = [
-        ("bucket", &flags.bucket, "use a name, s3://name/prefix or file:///dir"),
         ("region", &flags.region, "use a region, like us-east-1"),
         ("autojoin_s3", &flags.autojoin_s3, "use a key, like members"),
     ];
@@ -55,8 +56,12 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
     let expire_after = expire_after
         .map(|after| parse_timeout("expire_after", Some(after), Duration::ZERO, false))
         .transpose()?;
-    let resolved = BucketFlags {
-        location: flags.bucket.clone().unwrap_or_default(),
+    let Some(bucket) = flags.bucket.as_deref() else {
+        return refuse_without_bucket(flags).map(|()| None);
+    };
+    let location = bucket.parse::<BucketLocation>();
+    Ok(Some(BucketFlags {
+        location: location.map_err(|error| Refusal::value("bucket", bucket, &error.to_string()))?,
         region: flags.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         endpoint: flags.endpoint.clone(),
         virtual_hosted_style: parse_flag(
@@ -67,11 +72,7 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
         compress: parse_flag("compress", flags.compress.as_deref(), true)?,
         expire_after,
         write_back: parse_flag("write_back", flags.write_back.as_deref(), false)?,
-    };
-    match flags.bucket {
-        Some(_) => Ok(Some(resolved)),
-        None => refuse_without_bucket(flags).map(|()| None),
-    }
+    }))
 }
 
 /// Refuses what would do nothing without a bucket.

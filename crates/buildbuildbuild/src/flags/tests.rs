@@ -294,7 +294,10 @@ fn what_is_not_there_yet_is_said() {
 #[test]
 fn a_bucket_is_what_its_flags_say() {
     let plain = settings(&["--bucket=builds"]).bucket.unwrap();
-    assert_eq!((plain.location.as_str(), plain.region.as_str()), ("builds", "us-east-1"));
+    assert_eq!(
+        (plain.location.to_string().as_str(), plain.region.as_str()),
+        ("s3://builds", "us-east-1")
+    );
     assert!(plain.compress && !plain.write_back && !plain.virtual_hosted_style);
     assert_eq!((plain.endpoint, plain.expire_after), (None, None));
     let all = settings(&[
@@ -307,7 +310,10 @@ fn a_bucket_is_what_its_flags_say() {
         "--write_back",
     ]);
     let all = all.bucket.unwrap();
-    assert_eq!((all.location.as_str(), all.region.as_str()), ("s3://builds/ci", "eu-central-1"));
+    assert_eq!(
+        (all.location.to_string().as_str(), all.region.as_str()),
+        ("s3://builds/ci", "eu-central-1")
+    );
     assert_eq!(all.endpoint.as_deref(), Some("https://s3.example.org"));
     assert!(!all.compress && all.write_back && all.virtual_hosted_style);
     assert_eq!(all.expire_after, Some(std::time::Duration::from_secs(30 * 24 * 3600)));
