@@ -62,8 +62,15 @@ impl Digest {
             return Err(DigestError::HashLength { function, expected, found });
         }
         let mut hash = [0; MAX_HASH_LEN];
-        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
+        // Lists of thousands of digests come in: no branch for each digit, but one for the whole hash.
+        let mut seen = 0;
+        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().as_chunks::<2>().0) {
+            let [high, low] = pair.map(|digit| HEX_VALUES[usize::from(digit)]);
+            seen |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        if seen == NO_DIGIT {
+            return Err(DigestError::NotHexadecimal);
         }
         let size = u64::try_from(size_bytes).ok().filter(|size| *size <= MAX_BLOB_SIZE_BYTES);
         let size_bytes = size.ok_or(DigestError::Size(size_bytes))?;
@@ -126,13 +133,20 @@ impl Digest {
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-fn hex_digit(character: u8) -> Result<u8, DigestError> {
-    match character {
-        b'0'..=b'9' => Ok(character - b'0'),
-        b'a'..=b'f' => Ok(character - b'a' + 10),
-        _ => Err(DigestError::NotHexadecimal),
+/// What stands in [`HEX_VALUES`] for what is no lowercase hexadecimal digit: all bits, so that it shows
+/// whatever other values are put together with it.
+const NO_DIGIT: u8 = 0xff;
+
+/// The value of each lowercase hexadecimal digit.
+const HEX_VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < HEX_DIGITS.len() {
+        values[HEX_DIGITS[value] as usize] = value as u8;
+        value += 1;
     }
-}
+    values
+};
 
 /// A hash in lowercase hexadecimal, without an allocation of its own.
 #[derive(Clone, Copy)]

@@ -12,6 +12,7 @@
 mod action_cache;
 mod blob;
 mod bucket;
+mod buffer;
 mod cas;
 mod checked;
 mod complete;

@@ -21,6 +21,7 @@ mod local;
 mod outcome;
 mod place;
 mod removal;
+mod renewal;
 mod run;
 mod slots;
 mod stage;

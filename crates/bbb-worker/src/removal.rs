@@ -1,5 +1,5 @@
-//! Removal of a folder whatever an action left in it: directories that nobody may read, and such that are
-//! nested deeper than paths or recursion reach.
+//! Removal of a folder, or of all in it, whatever an action left there: directories that nobody may read, and
+//! such that are nested deeper than paths or recursion reach.
 //!
 //! Nothing outside of the folder is touched: every step goes from an open directory to a name in it, and
 //! symlinks are removed, never followed.
@@ -30,18 +30,34 @@ pub(crate) fn remove(folder: &Path) -> io::Result<()> {
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let top = open_directory(CWD, &name)?;
+    remove_directory(CWD, &name)
+}
+
+/// Removes a directory and all below it; blocks.
+///
+/// # Errors
+/// If something cannot be removed; the rest is then left too.
+pub(crate) fn remove_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let top = open_directory(at, name)?;
+    clear(&top)?;
+    drop(top);
+    Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes all below an open directory; blocks.
+///
+/// # Errors
+/// If something cannot be removed; the rest is then left too.
+pub(crate) fn clear(top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0;
     // Each pass empties all but what it moved up, which the next one finds at the top.
     loop {
         let before = moved;
-        empty(&top, &mut moved)?;
+        empty(top, &mut moved)?;
         if moved == before {
-            break;
+            return Ok(());
         }
     }
-    drop(top);
-    Ok(rustix::fs::unlinkat(CWD, &name, AtFlags::REMOVEDIR)?)
 }
 
 /// A directory that is being emptied.
@@ -132,7 +148,7 @@ fn empty_of_files(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 }
 
 /// Opens a directory, giving its owner all rights to it where needed.
-fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Without the right to write to or search a directory its entries cannot be removed either.
     let lacks_rights = |directory: &OwnedFd| {

@@ -54,7 +54,7 @@ pub(super) async fn split(door: Arc<Door>, request: Request) -> Response {
                 chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
                 chunking_function: FAST_CDC_2020,
             };
-            Ok(Message::encoded(&response.encode_to_vec()))
+            Ok(Message::encoded(response.encode_to_vec()))
         })
         .await
 }
@@ -80,7 +80,7 @@ fn mapping((index, chunks): (usize, &[Digest])) -> Result<Message, Status> {
         chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
         chunking_function: if index == 0 { FAST_CDC_2020 } else { 0 },
     };
-    Ok(Message::encoded(&response.encode_to_vec()))
+    Ok(Message::encoded(response.encode_to_vec()))
 }
 
 /// Answers a call of `SpliceBlob`.
@@ -97,7 +97,7 @@ pub(super) async fn splice(door: Arc<Door>, request: Request) -> Response {
             splice.extend(&request.chunk_digests).map_err(|error| error.into_status())?;
             let blob_digest = Some(splice.store(cas).await?.to_proto());
             let response = reapi::SpliceBlobResponse { blob_digest };
-            Ok(Message::encoded(&response.encode_to_vec()))
+            Ok(Message::encoded(response.encode_to_vec()))
         })
         .await
 }
@@ -120,7 +120,7 @@ pub(super) async fn register_mapping(door: Arc<Door>, request: Request) -> Respo
             }
             splice.store(cas).await?;
             let response = reapi::RegisterChunkMappingResponse::default();
-            Ok(unary(Message::encoded(&response.encode_to_vec())))
+            Ok(unary(Message::encoded(response.encode_to_vec())))
         })
         .await
 }

@@ -123,7 +123,7 @@ impl Position {
         if !self.ended {
             put_bytes(2, token(self.root, self.next).as_bytes(), &mut page);
         }
-        Ok(Message::encoded(&page))
+        Ok(Message::encoded(page))
     }
 }
 
