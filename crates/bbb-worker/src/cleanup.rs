@@ -14,9 +14,10 @@ use std::{
 };
 
 use bbb_lifecycle::TaskGroup;
+use bbb_sandbox::remove_tree;
 use tokio::sync::mpsc;
 
-use crate::{Report, error::Error, removal::remove};
+use crate::{Report, error::Error};
 
 /// How many folders may live or wait for removal at a time. Past that, actions wait for the remover.
 const MAX_FOLDERS: usize = 1024;
@@ -187,7 +188,7 @@ async fn remove_all(folders: Vec<PathBuf>) {
     }
     let removed = tokio::task::spawn_blocking(move || {
         for folder in folders {
-            if let Err(error) = remove(&folder) {
+            if let Err(error) = remove_tree(&folder) {
                 tracing::warn!(path = %folder.display(), %error, "cannot remove folder");
             }
         }

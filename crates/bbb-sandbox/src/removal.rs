@@ -7,7 +7,10 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -19,12 +22,13 @@ use rustix::{
 /// How many nested directories are open at a time. What lies deeper is first moved up.
 const MAX_DEPTH: usize = 64;
 
-/// Removes a folder and all below it; blocks. It is no error if it is not there.
+/// Removes `path` and all below it, also what an action or an overlay made unreadable or nested without end. It is
+/// no error if it is not there. Blocks on the file system.
 ///
 /// # Errors
 /// If something cannot be removed; the rest is then left too.
-pub(crate) fn remove(folder: &Path) -> io::Result<()> {
-    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()))?;
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
     match rustix::fs::unlinkat(CWD, &name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -171,7 +175,7 @@ mod tests {
             rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
             at = open_directory(at.as_fd(), &CString::new(name).unwrap()).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
     }
 
@@ -187,9 +191,9 @@ mod tests {
         for path in ["a/b", "a"] {
             fs::set_permissions(top.join(path), fs::Permissions::from_mode(0o000)).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
         assert!(outside.join("file").exists());
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
     }
 }
