@@ -14,12 +14,12 @@ use std::{
 };
 
 use bbb_lifecycle::TaskGroup;
+use bbb_sandbox::remove_tree;
 use tokio::sync::mpsc;
 
 use crate::{
     Report,
     error::Error,
-    removal::remove,
     renewal::{Part, Parts, renew},
 };
 
@@ -235,7 +235,7 @@ async fn clean_up(folders: Vec<Used>, spare: &Arc<Spare>) {
             if may_be_renewed && spare.set_aside(&path) {
                 continue;
             }
-            if let Err(error) = remove(&path) {
+            if let Err(error) = remove_tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove folder");
             }
         }

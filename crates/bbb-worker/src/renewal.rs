@@ -14,14 +14,13 @@ use std::{
     path::Path,
 };
 
+use bbb_sandbox::removal::{clear, open_directory, remove_directory};
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
     },
     io::Errno,
 };
-
-use crate::removal::{clear, open_directory, remove_directory};
 
 /// What the folder of an action is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,10 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -19,12 +22,13 @@ use rustix::{
 /// How many nested directories are open at a time. What lies deeper is first moved up.
 const MAX_DEPTH: usize = 64;
 
-/// Removes a folder and all below it; blocks. It is no error if it is not there.
+/// Removes `path` and all below it, also what an action or an overlay made unreadable or nested without end. It is
+/// no error if it is not there. Blocks on the file system.
 ///
 /// # Errors
 /// If something cannot be removed; the rest is then left too.
-pub(crate) fn remove(folder: &Path) -> io::Result<()> {
-    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()))?;
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
     match rustix::fs::unlinkat(CWD, &name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
@@ -37,7 +41,7 @@ pub(crate) fn remove(folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// If something cannot be removed; the rest is then left too.
-pub(crate) fn remove_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+pub fn remove_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     let top = open_directory(at, name)?;
     clear(&top)?;
     drop(top);
@@ -48,7 +52,7 @@ pub(crate) fn remove_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()
 ///
 /// # Errors
 /// If something cannot be removed; the rest is then left too.
-pub(crate) fn clear(top: &OwnedFd) -> io::Result<()> {
+pub fn clear(top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0;
     // Each pass empties all but what it moved up, which the next one finds at the top.
     loop {
@@ -148,7 +152,10 @@ fn empty_of_files(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 }
 
 /// Opens a directory, giving its owner all rights to it where needed.
-pub(crate) fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// If it is none, or cannot be opened.
+pub fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Without the right to write to or search a directory its entries cannot be removed either.
     let lacks_rights = |directory: &OwnedFd| {
@@ -187,7 +194,7 @@ mod tests {
             rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
             at = open_directory(at.as_fd(), &CString::new(name).unwrap()).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
     }
 
@@ -203,9 +210,9 @@ mod tests {
         for path in ["a/b", "a"] {
             fs::set_permissions(top.join(path), fs::Permissions::from_mode(0o000)).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
         assert!(outside.join("file").exists());
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
     }
 }
