@@ -4,4 +4,5 @@
 //! lying. [`ledger`] is a client that writes down what a node acknowledged, and holds it, or any other node on the same
 //! bucket, to its word. The end-to-end suites run both, as `s3-proxy` and `ledger`.
 
+pub mod ledger;
 pub mod proxy;
