@@ -13,6 +13,7 @@ mod action_cache;
 mod blob;
 mod bucket;
 mod cas;
+mod checked;
 mod complete;
 mod disk;
 mod error;
@@ -21,6 +22,7 @@ mod local;
 mod read;
 mod segment;
 mod source;
+mod tiered;
 mod trees;
 
 #[cfg(any(test, feature = "conformance"))]
@@ -37,4 +39,5 @@ pub use instances::{Instances, Stores};
 pub use local::{LocalFile, LocalFiles};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
+pub use tiered::{Far, Tiered, TieredSettings};
 pub use trees::{MAX_MESSAGE_BYTES, TreeCache, TreeError, Trees, Walk};

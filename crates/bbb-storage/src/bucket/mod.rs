@@ -2,3 +2,5 @@
 
 #[allow(dead_code, reason = "what reads and writes the bucket comes next")]
 mod keys;
+#[allow(dead_code, reason = "what reads and writes the bucket comes next")]
+mod lifetime;

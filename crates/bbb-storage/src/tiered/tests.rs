@@ -1,0 +1,5 @@
+//! Tests of both tiers together: a disk near, and far a store whose faults and pace the test decides.
+
+mod fetches;
+mod rig;
+mod stack;
