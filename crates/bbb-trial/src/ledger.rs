@@ -257,6 +257,36 @@ pub async fn verify(asked: &Asked) -> anyhow::Result<Sums> {
     Ok(sums)
 }
 
+/// Reads a listing of the bucket's keys, a line each: each of the ledger's results that is there must have all of its blobs there.
+///
+/// # Errors
+/// When a file cannot be read. What is missing is no error: it is in the sums, and told on standard error.
+pub fn audit(ledger: &Path, keys: &Path) -> anyhow::Result<Sums> {
+    let text = std::fs::read_to_string(keys);
+    let text = text.with_context(|| format!("cannot read {}", keys.display()))?;
+    let (blobs, results) = (hashes(&text, "cas"), hashes(&text, "ac"));
+    let mut sums = Sums { blobs: blobs.len() as u64, ..Sums::default() };
+    for entry in read(ledger)?.iter().filter(|entry| entry.blob.is_none()) {
+        let step = Step::of(entry.seed, entry.step);
+        if !results.contains(step.action().hex().as_str()) {
+            continue;
+        }
+        sums.results += 1;
+        for index in 0..step.blobs() {
+            if !blobs.contains(content(&step, index).0.hex().as_str()) {
+                tell(&mut sums, &format!("{entry} is in the bucket without its blob {index}"));
+            }
+        }
+    }
+    Ok(sums)
+}
+
+/// The hashes of the keys of one kind, which are `…/KIND/INSTANCE…/FUNCTION/HASH-SIZE`.
+fn hashes<'a>(keys: &'a str, kind: &str) -> BTreeSet<&'a str> {
+    let of_kind = keys.lines().filter(|key| key.split('/').any(|part| part == kind));
+    of_kind.filter_map(|key| key.rsplit('/').next()?.split('-').next()).collect()
+}
+
 fn read(ledger: &Path) -> anyhow::Result<BTreeSet<Entry>> {
     let text = std::fs::read_to_string(ledger);
     let text = text.with_context(|| format!("cannot read {}", ledger.display()))?;
@@ -345,6 +375,12 @@ fn short(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hashes_are_found_in_keys() {
+        let keys = "p/v1/ab/cas/-/sha256/abcd-12\np/v1/ac/ac/-/sha256/ac01-3\np/v1/meta/version\n";
+        assert_eq!(hashes(keys, "cas"), BTreeSet::from(["abcd"]));
+    }
 
     #[test]
     fn lines_are_read_as_they_were_written() {
