@@ -316,7 +316,7 @@ fn a_bucket_is_what_its_flags_say() {
     );
     assert_eq!(all.endpoint.as_deref(), Some("https://s3.example.org"));
     assert!(!all.compress && all.write_back && all.virtual_hosted_style);
-    assert_eq!(all.expire_after, Some(std::time::Duration::from_secs(30 * 24 * 3600)));
+    assert_eq!(all.expire_after, Some(Duration::from_secs(30 * 24 * 3600)));
     assert!(settings(&["--compress=false"]).bucket.is_none());
 }
 
