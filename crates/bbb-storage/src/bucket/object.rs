@@ -59,6 +59,12 @@ impl Damage {
     pub(super) fn new(what: impl Into<String>) -> Self {
         Self(what.into())
     }
+
+    /// The same, with what tells these bytes from others that are wrong in such a way.
+    pub(super) fn of_bytes(self, bytes: &[u8]) -> Self {
+        let hash = blake3::hash(bytes).to_hex();
+        Self(format!("{} (BLAKE3 {})", self.0, &hash[..16]))
+    }
 }
 
 /// The hash by which a chunk is checked.
@@ -234,7 +240,7 @@ impl Index {
     fn from_payload(size_bytes: u64, payload: &[u8], rest: &[u8]) -> Option<Self> {
         let (segments, chunk_log) = (number(&rest[..4]) as usize, u32::from(rest[4]));
         let encoding = encoding_of(rest[5])?;
-        if !(16..=30).contains(&chunk_log) {
+        if !(16..=24).contains(&chunk_log) {
             return None;
         }
         let count = usize::try_from(size_bytes.div_ceil(1 << chunk_log)).ok()?;

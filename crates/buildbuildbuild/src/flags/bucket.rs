@@ -56,6 +56,7 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
     let expire_after = expire_after
         .map(|after| parse_timeout("expire_after", Some(after), Duration::ZERO, false))
         .transpose()?;
+    let compress = parse_flag("compress", flags.compress.as_deref(), true)?;
     let Some(bucket) = flags.bucket.as_deref() else {
         return refuse_without_bucket(flags).map(|()| None);
     };
@@ -69,7 +70,7 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
             flags.virtual_hosted_style.as_deref(),
             false,
         )?,
-        compress: parse_flag("compress", flags.compress.as_deref(), true)?,
+        compress,
         expire_after,
         write_back: parse_flag("write_back", flags.write_back.as_deref(), false)?,
     }))
