@@ -15,6 +15,7 @@
 mod blobs;
 mod fetch;
 mod files;
+mod pass;
 mod read;
 mod results;
 mod write;

@@ -3,7 +3,7 @@
 //! Results change, other than blobs, and any node may write one. So far is asked for each, and near keeps
 //! what it said in memory for a few seconds alone: long enough for the burst in which a build asks, short
 //! enough that nobody is given for long what another node has replaced. What far does not know is not
-//! remembered at all, and a fault of far is a fault, however well the last answer is remembered.
+//! remembered at all, and after that moment a fault of far is a fault: an old answer is never better than none.
 
 use std::{
     fmt,

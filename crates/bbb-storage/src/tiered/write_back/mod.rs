@@ -29,7 +29,7 @@ use journal::{Entry, Journal, Kind};
 pub(super) use upload::Target;
 
 /// How many things wait at the most: what each takes in memory is some hundred bytes.
-const MAX_WAITING: usize = 100_000;
+const MAX_WAITING: usize = 50_000;
 
 /// How long writes go to both tiers at once after one could not be acknowledged near.
 const REST: Duration = Duration::from_secs(10);
