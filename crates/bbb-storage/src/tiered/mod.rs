@@ -95,7 +95,8 @@ impl Tiered {
     }
 
     /// Has writes acknowledged by the near tier and written far behind, by a task of `group`; goes on with
-    /// what waited when the node ended. Call it right after the disk was opened.
+    /// what waited when the node ended. Call it right after the disk was opened; with
+    /// [`WriteBackSettings::leftovers`] where writes are not to wait.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::Error::Unavailable) if the folder of what waits cannot be read.

@@ -103,8 +103,10 @@ impl ActionCache for Results {
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
         let key = (self.instance.clone(), action);
         let stored = match &self.queue {
-            Some(queue) => queue.add_result(&self.instance, action, &result).await,
-            None => self.far.put(action, result).await,
+            Some(queue) if queue.takes_results() => {
+                queue.add_result(&self.instance, action, &result).await
+            }
+            _ => self.far.put(action, result).await,
         };
         // Also when it failed: it may have come about.
         self.fresh.forget(&key);

@@ -51,6 +51,13 @@ impl Default for WriteBackSettings {
     }
 }
 
+impl WriteBackSettings {
+    /// For a node that does not write back: nothing new waits, and what an earlier one left is written.
+    pub fn leftovers() -> Self {
+        Self { limit_bytes: 0, ..Self::default() }
+    }
+}
+
 /// What waits, at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -216,6 +223,11 @@ impl Queue {
             Ok(())
         })
         .await
+    }
+
+    /// Whether results are to wait: where writes are not, only as long as something waits before them.
+    pub(super) fn takes_results(&self) -> bool {
+        self.settings.limit_bytes > 0 || !self.state().items.is_empty()
     }
 
     /// Has a result wait. When this returns, it survives the end of the process.
