@@ -3,4 +3,5 @@
 mod fetches;
 mod rig;
 mod stack;
+mod stress;
 mod write_back;

@@ -142,6 +142,27 @@ async fn what_waits_goes_on_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_write_back_writes_what_one_left() {
+    let rig = rig().await;
+    rig.remote.is_out.store(true, Ordering::SeqCst);
+    let digest = rig.put(100).await;
+    rig.results.put(action("one"), result_of(digest, 1)).await.unwrap();
+    let (dir, remote) = rig.end().await;
+    let rig = Rig::write_back(dir, remote, 1 << 30, WriteBackSettings::leftovers()).await;
+    // What is newer does not overtake what waits, and is not overtaken by it.
+    rig.results.put(action("one"), result_of(digest, 2)).await.unwrap();
+    let bytes = conformance::data(10);
+    let put = rig.cas.put(Digest::of(Function::Sha256, &bytes), bytes.into()).await;
+    assert!(matches!(put, Err(Error::Unavailable { .. })), "{put:?}");
+    rig.remote.is_out.store(false, Ordering::SeqCst);
+    until_written(&rig.tiered).await;
+    assert!(rig.remote.has(digest));
+    assert_eq!(rig.remote.result(action("one")).unwrap().exit_code, 2);
+    rig.results.put(action("one"), result_of(digest, 3)).await.unwrap();
+    assert_eq!(rig.remote.result(action("one")).unwrap().exit_code, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn past_its_bound_writes_go_far_at_once() {
     let settings = WriteBackSettings { limit_bytes: 1000, ..settings() };
     let rig = Rig::write_back(dir(), Remote::new(), 1 << 30, settings).await;
