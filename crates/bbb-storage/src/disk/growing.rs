@@ -1,15 +1,20 @@
-//! What a tier above needs of the disk: blobs that can be read while they still come in, bytes that were
-//! checked already, and uses of blobs that were read elsewhere.
+//! What a tier above needs of the disk: blobs that can be read while they still come in, the form in which
+//! they came, bytes that were checked already, and uses of blobs that were read elsewhere.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bbb_digest::{Digest, InstanceName};
 use bytes::Bytes;
 
-use crate::{PinnedFile, Result, checked::Checked, segment::segment};
+use crate::{Error, PinnedFile, Result, checked::Checked, segment::segment};
 
 use super::{
-    Disk, blocking, file,
+    Disk, Reservation, blocking,
+    file::{self, Temporary},
     index::{Key, charge},
     layout::{ESCAPE, Kind},
     write::Upload,
@@ -31,8 +36,8 @@ impl Disk {
     /// Begins a blob; takes all the room that it will need.
     ///
     /// # Errors
-    /// [`Error::Full`](crate::Error::Full) if there is none,
-    /// [`Error::Unavailable`](crate::Error::Unavailable) on any fault.
+    /// [`Error::Full`] if there is none,
+    /// [`Error::Unavailable`] on any fault.
     pub(crate) async fn grow(
         self: &Arc<Self>,
         instance: &InstanceName,
@@ -43,14 +48,34 @@ impl Disk {
         let path = Arc::new(upload.temporary.path().to_owned());
         let opened = Arc::clone(&path);
         let file = blocking("opening a file", move || {
-            file::open(&opened).map_err(|error| {
-                crate::Error::unavailable(format!("opening {}", opened.display()), error)
-            })
+            file::open(&opened)
+                .map_err(|error| Error::unavailable(format!("opening {}", opened.display()), error))
         });
         let (file, range) = (Arc::new(file.await?), 0..digest.size_bytes());
         let reader = PinnedFile { file, path, range, pin: Arc::new(()) };
         let key = self.blob_key(instance, digest);
         Ok(Growing { disk: Arc::clone(self), key, upload, reader })
+    }
+
+    /// Begins a file for bytes that are no blob.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it cannot be made.
+    pub(crate) async fn spool(self: &Arc<Self>) -> Result<Spool> {
+        let room = Mutex::new(self.reserve(0).await?);
+        let disk = Arc::clone(self);
+        blocking("making a file", move || {
+            let made = Temporary::create(&disk).and_then(|(to, temporary)| {
+                let path = Arc::new(temporary.path().to_owned());
+                let file = Arc::new(file::open(&path)?);
+                let held = Arc::new(Held { room, _temporary: temporary });
+                let pin = Arc::clone(&held) as _;
+                let reader = PinnedFile { file, path, range: 0..0, pin };
+                Ok(Spool { disk: Arc::clone(&disk), to: Arc::new(to), held, reader })
+            });
+            made.map_err(|error| Error::unavailable("making a file", error))
+        })
+        .await
     }
 
     /// Stores a small blob whose hash was checked by whoever has it.
@@ -93,7 +118,7 @@ impl Growing {
     /// Writes behind what is there.
     ///
     /// # Errors
-    /// [`Error::Full`](crate::Error::Full) or [`Error::Unavailable`](crate::Error::Unavailable) if that
+    /// [`Error::Full`] or [`Error::Unavailable`] if that
     /// cannot be; what was there before can still be read.
     pub(crate) async fn append(self, pieces: Vec<Bytes>) -> Result<Self> {
         let Self { disk, key, upload, reader } = self;
@@ -104,8 +129,8 @@ impl Growing {
     /// Checks the hash and makes it a blob of the store: its file, pinned.
     ///
     /// # Errors
-    /// [`Error::Mismatch`](crate::Error::Mismatch) if it is another blob,
-    /// [`Error::Unavailable`](crate::Error::Unavailable) on any fault.
+    /// [`Error::Mismatch`] if it is another blob,
+    /// [`Error::Unavailable`] on any fault.
     pub(crate) async fn finish(self) -> Result<PinnedFile> {
         let Self { disk, key, upload, reader } = self;
         disk.finish(key, upload).await?;
@@ -115,5 +140,43 @@ impl Growing {
             // Evicted at once: the open file is still whole.
             None => Ok(PinnedFile { path, ..reader }),
         }
+    }
+}
+
+/// A file of bytes as they came, which can be read meanwhile and goes with its last reader.
+pub(crate) struct Spool {
+    disk: Arc<Disk>,
+    to: Arc<File>,
+    held: Arc<Held>,
+    reader: PinnedFile,
+}
+
+/// What goes with the last reader of a spool: the room, and the file.
+struct Held {
+    room: Mutex<Reservation>,
+    _temporary: Temporary,
+}
+
+impl Spool {
+    /// Writes behind what is there.
+    ///
+    /// # Errors
+    /// [`Error::Full`] or [`Error::Unavailable`] if that cannot be.
+    pub(crate) async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        let room = self.disk.reserve(bytes.len() as u64).await?;
+        self.held.room.lock().unwrap_or_else(PoisonError::into_inner).absorb(room);
+        let (to, at) = (Arc::clone(&self.to), self.reader.range.end);
+        self.reader.range.end += bytes.len() as u64;
+        let path = Arc::clone(&self.reader.path);
+        blocking("writing a file", move || {
+            to.write_all_at(&bytes, at)
+                .map_err(|error| Error::unavailable(format!("writing {}", path.display()), error))
+        })
+        .await
+    }
+
+    /// The file, as far as it was written.
+    pub(crate) fn reader(&self) -> &PinnedFile {
+        &self.reader
     }
 }

@@ -41,6 +41,11 @@ impl Reservation {
         Ok(())
     }
 
+    /// Takes over what another has taken.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// The bytes taken.
     pub fn bytes(&self) -> u64 {
         self.bytes

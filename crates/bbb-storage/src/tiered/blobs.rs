@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use async_trait::async_trait;
 use bbb_digest::{Digest, InstanceName};
 
-use crate::{Blob, Cas, Disk, Encoding, Error, Result, Source, Wanted};
+use crate::{Blob, Cas, Disk, Error, Result, Source, Wanted};
 
 use super::{
     fetch::{Fetches, Progress, Request, SMALL_BYTES},
@@ -48,13 +48,6 @@ impl Blobs {
         landed: Option<u64>,
     ) -> Result<Option<Blob>> {
         let is_small = digest.size_bytes() <= SMALL_BYTES;
-        if !is_small
-            && wanted.is_all()
-            && wanted.prefer == Encoding::Zstd
-            && let Some(turn) = self.fetches.turn_to_pass(&self.instance, digest)
-        {
-            return self.pass(digest, turn).await.map(Some);
-        }
         let reader = match is_small || is_worth_fetching(digest, wanted) {
             true => self.begin(digest, wanted, landed),
             false => match self.join_in_reach(digest, wanted) {

@@ -6,7 +6,7 @@
 //! itself without any looks again under that lock before it takes itself out: so none comes too late.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,14 +17,18 @@ use std::{
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bytes::{Bytes, BytesMut};
-use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use tokio::{
     sync::{Semaphore, SemaphorePermit, watch},
     task,
 };
 
 use crate::{
-    Blob, Cas, Content, Disk, Encoding, Error, PinnedFile, Result, Wanted, checked::Checked, zstd,
+    Blob, Cas, Content, Disk, Encoding, Error, PinnedFile, Result, Wanted, checked::Checked,
+    disk::Spool, zstd,
 };
 
 /// The largest blob that is fetched whole into memory, and given only then.
@@ -47,8 +51,9 @@ const PERMIT_BYTES: u64 = 1 << 10;
 pub(super) enum Progress {
     /// Far has not answered yet.
     Asked,
-    /// So many bytes can be read in the file.
-    Growing { file: PinnedFile, readable_bytes: u64 },
+    /// So many bytes can be read in the file; and the frames that they come in in another, if they do and
+    /// somebody wanted them so.
+    Growing { file: PinnedFile, readable_bytes: u64, frames: Option<PinnedFile> },
     /// All of it is there and right, in memory or in a file.
     Here(Landed),
     /// There is no room near: whoever wants it reads it from far.
@@ -62,8 +67,8 @@ pub(super) enum Progress {
 pub(super) enum Landed {
     /// In memory; as the zstd frames it came in, too, if it came so; and whether it is near by now.
     Memory { bytes: Bytes, frames: Option<Bytes>, is_kept: bool },
-    /// In a file of the near tier.
-    File(PinnedFile),
+    /// In a file of the near tier; and the frames that it came in in another.
+    File { file: PinnedFile, frames: Option<PinnedFile> },
 }
 
 type Id = (InstanceName, Digest);
@@ -73,8 +78,6 @@ pub(super) struct Fetches {
     near: Arc<Disk>,
     group: TaskGroup,
     running: Mutex<HashMap<Id, Arc<watch::Sender<Progress>>>>,
-    /// Blobs whose frames are passed through to one reader.
-    passing: Mutex<HashSet<Id>>,
     /// How many have put a blob near.
     landed: AtomicU64,
     buffers: Semaphore,
@@ -89,7 +92,6 @@ impl Fetches {
             near: Arc::clone(near),
             group: group.clone(),
             running: Mutex::default(),
-            passing: Mutex::default(),
             landed: AtomicU64::new(0),
             buffers: Semaphore::new(permits as usize),
             buffer_permits: permits,
@@ -136,20 +138,6 @@ impl Fetches {
         Some(reader)
     }
 
-    /// Takes the turn to pass the frames of a blob through; nothing if somebody has it, or the blob is
-    /// being fetched.
-    pub(super) fn turn_to_pass(
-        self: &Arc<Self>,
-        instance: &InstanceName,
-        digest: Digest,
-    ) -> Option<Turn> {
-        let id = (instance.clone(), digest);
-        if self.running().contains_key(&id) || !self.passing().insert(id.clone()) {
-            return None;
-        }
-        Some(Turn { fetches: Arc::clone(self), id })
-    }
-
     /// How many run.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
@@ -160,26 +148,10 @@ impl Fetches {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn passing(&self) -> MutexGuard<'_, HashSet<Id>> {
-        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn buffer(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
         let permits = bytes.div_ceil(PERMIT_BYTES).min(u64::from(self.buffer_permits)) as u32;
         let acquired = self.buffers.acquire_many(permits).await;
         acquired.map_err(|error| Error::unavailable("fetching", io::Error::other(error)))
-    }
-}
-
-/// The turn to pass the frames of a blob through, given back when dropped.
-pub(super) struct Turn {
-    fetches: Arc<Fetches>,
-    id: Id,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.fetches.passing().remove(&self.id);
     }
 }
 
@@ -201,8 +173,8 @@ struct Fetch {
 enum End<'a> {
     /// In memory, to be kept near; the frames that it came in, if it did; and the memory that it takes.
     Memory(Checked, Option<Bytes>, SemaphorePermit<'a>),
-    /// In a file of the near tier.
-    File(PinnedFile),
+    /// In a file of the near tier, and maybe the frames that it came in in another.
+    File(PinnedFile, Option<PinnedFile>),
     NoRoom,
 }
 
@@ -239,9 +211,9 @@ impl Fetch {
                 self.leave();
                 self.say(Progress::Here(landed(is_kept)));
             }
-            Ok(End::File(file)) => {
+            Ok(End::File(file, frames)) => {
                 self.leave();
-                self.say(Progress::Here(Landed::File(file)));
+                self.say(Progress::Here(Landed::File { file, frames }));
             }
             Ok(End::NoRoom) => {
                 self.leave();
@@ -297,13 +269,25 @@ impl Fetch {
         }
         let _buffer = self.fetches.buffer(LARGE_IN_MEMORY_BYTES).await?;
         // Far first: what is not there shall evict nothing here.
-        let mut stream = request.far.get(digest, Wanted::ALL).await?.into_stream();
+        let wanted = Wanted { prefer: request.prefer, ..Wanted::ALL };
+        let blob = request.far.get(digest, wanted).await?;
         let mut growing = match near.grow(instance, digest).await {
             Ok(growing) => growing,
             Err(error) => return Ok(self.no_room(&error)),
         };
+        let (mut stream, spooled) = match blob.encoding {
+            Encoding::Identity => (blob.into_stream(), None),
+            Encoding::Zstd => match near.spool().await {
+                Ok(spool) => spooling(blob, spool),
+                Err(error) => return Ok(self.no_room(&error)),
+            },
+        };
+        let frames = || spooled.as_ref().and_then(|spooled| spooled.borrow().clone());
         let file = growing.reader().clone();
-        let grown = |readable_bytes| Progress::Growing { file: file.clone(), readable_bytes };
+        let grown = |readable_bytes| {
+            let (file, frames) = (file.clone(), frames());
+            Progress::Growing { file, readable_bytes, frames }
+        };
         self.say(grown(0));
         let mut came_bytes = 0;
         while let Some(pieces) = next_pieces(&mut stream).await? {
@@ -321,7 +305,7 @@ impl Fetch {
         match growing.finish().await {
             Ok(file) => {
                 self.fetches.landed.fetch_add(1, Ordering::Release);
-                Ok(End::File(file))
+                Ok(End::File(file, frames()))
             }
             Err(error @ Error::Mismatch { .. }) => Err(error),
             Err(error) => Ok(self.no_room(&error)),
@@ -382,10 +366,30 @@ impl Drop for Fetch {
     }
 }
 
+/// Where frames lie as far as they came; nothing once there was no room for more of them.
+type Spooled = watch::Receiver<Option<PinnedFile>>;
+
+/// Writes the frames of a blob to a file on their way to being decoded.
+fn spooling(blob: Blob, spool: Spool) -> (BoxStream<'static, Result<Bytes>>, Option<Spooled>) {
+    let (told, spooled) = watch::channel(Some(spool.reader().clone()));
+    let frames = Blob { encoding: Encoding::Identity, ..blob }.into_stream();
+    let frames = stream::try_unfold((frames, spool), move |(mut frames, mut spool)| {
+        let told = told.clone();
+        async move {
+            let Some(piece) = frames.try_next().await? else { return Ok(None) };
+            if told.borrow().is_some() {
+                let appended = spool.append(piece.clone()).await;
+                told.send_replace(appended.is_ok().then(|| spool.reader().clone()));
+            }
+            Ok(Some((piece, (frames, spool))))
+        }
+    });
+    let unreadable = |error| Error::unavailable("decoding a blob", error);
+    (zstd::decode(frames.boxed(), unreadable), Some(spooled))
+}
+
 /// What comes next and what is there behind it already, up to a bound.
-pub(super) async fn next_pieces(
-    stream: &mut BoxStream<'static, Result<Bytes>>,
-) -> Result<Option<Vec<Bytes>>> {
+async fn next_pieces(stream: &mut BoxStream<'static, Result<Bytes>>) -> Result<Option<Vec<Bytes>>> {
     let Some(first) = stream.try_next().await? else { return Ok(None) };
     let (mut gathered, mut pieces) = (first.len(), vec![first]);
     while gathered < APPEND_BYTES

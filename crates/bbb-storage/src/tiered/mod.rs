@@ -19,7 +19,6 @@
 mod blobs;
 mod fetch;
 mod files;
-mod pass;
 mod read;
 mod results;
 mod write;

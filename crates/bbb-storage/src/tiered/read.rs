@@ -7,9 +7,9 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use tokio::{sync::watch, task};
 
-use crate::{Blob, Cas, Content, Encoding, Error, READ_CHUNK_BYTES, Result, Wanted};
+use crate::{Blob, Cas, Content, Encoding, Error, PinnedFile, READ_CHUNK_BYTES, Result, Wanted};
 
-use super::fetch::{Landed, Progress};
+use super::fetch::{HELD_BACK_BYTES, Landed, Progress};
 
 /// How many bytes are hashed on the reactor at the most.
 const HASH_AT_ONCE_BYTES: usize = 128 << 10;
@@ -28,24 +28,26 @@ impl Reader {
         let size_bytes = self.digest.size_bytes();
         let range = wanted.within(size_bytes);
         let first = self.until(|progress| !matches!(progress, Progress::Asked)).await?;
+        let wants_frames = wanted.prefer == Encoding::Zstd && wanted.is_all();
         let (encoding, content) = match first {
-            Progress::Here(Landed::Memory { frames: Some(frames), .. })
-                if wanted.prefer == Encoding::Zstd && wanted.is_all() =>
-            {
+            Progress::Here(Landed::Memory { frames: Some(frames), .. }) if wants_frames => {
                 (Encoding::Zstd, Content::Bytes(frames))
             }
             Progress::Here(Landed::Memory { bytes, .. }) => {
                 let part = bytes.slice(range.start as usize..range.end as usize);
                 (Encoding::Identity, Content::Bytes(part))
             }
-            Progress::Here(Landed::File(mut file)) => {
+            Progress::Here(Landed::File { mut file, .. }) => {
                 file.range = range;
                 (Encoding::Identity, Content::File(file))
+            }
+            Progress::Growing { frames: Some(_), .. } if wants_frames => {
+                (Encoding::Zstd, Content::Stream(self.follow(Form::Frames)))
             }
             Progress::NoRoom => return straight(&self.far, self.digest, wanted).await,
             Progress::Failed(error) => return Err(error.again()),
             Progress::Asked | Progress::Growing { .. } => {
-                (Encoding::Identity, Content::Stream(self.follow(range)))
+                (Encoding::Identity, Content::Stream(self.follow(Form::Decoded(range))))
             }
         };
         Ok(Blob { size_bytes, encoding, content })
@@ -58,16 +60,17 @@ impl Reader {
         let last = self.progress.borrow().clone();
         match last {
             Progress::Here(Landed::Memory { is_kept, .. }) => Ok(is_kept),
-            Progress::Here(Landed::File(_)) => Ok(true),
+            Progress::Here(Landed::File { .. }) => Ok(true),
             Progress::NoRoom => Ok(false),
             Progress::Failed(error) => Err(error.again()),
             Progress::Asked | Progress::Growing { .. } => Err(self.broken_off()),
         }
     }
 
-    /// The bytes of a range as they come in.
-    fn follow(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-        let following = Following { reader: self, range, rest: None };
+    /// The bytes as they come in.
+    fn follow(self, form: Form) -> BoxStream<'static, Result<Bytes>> {
+        let (at, rest) = (if let Form::Decoded(range) = &form { range.start } else { 0 }, None);
+        let following = Following { reader: self, form, at, rest };
         stream::try_unfold(following, |mut following| async move {
             let piece = following.next().await?;
             Ok(piece.map(|piece| (piece, following)))
@@ -87,50 +90,88 @@ impl Reader {
     }
 }
 
-/// A range that is being read from a fetch.
+/// What of a fetch is followed.
+enum Form {
+    /// A range of the blob.
+    Decoded(Range<u64>),
+    /// All of the frames that it comes in.
+    Frames,
+}
+
+/// A fetch that is being read.
 struct Following {
     reader: Reader,
-    /// What was not read yet.
-    range: Range<u64>,
-    /// Where it comes from once the near tier has failed half-way.
+    form: Form,
+    /// What was read so far ends here.
+    at: u64,
+    /// Where the rest comes from once the near tier has failed half-way.
     rest: Option<BoxStream<'static, Result<Bytes>>>,
+}
+
+/// How far a file can be read, and whether that is all that is wanted of it.
+struct Readable {
+    file: PinnedFile,
+    end: u64,
+    is_end: bool,
 }
 
 impl Following {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        if let Some(rest) = &mut self.rest {
-            return rest.try_next().await;
-        }
-        let start = self.range.start;
-        if self.range.is_empty() {
-            return Ok(None);
-        }
-        let has_more = |progress: &Progress| match progress {
-            Progress::Asked => false,
-            Progress::Growing { readable_bytes, .. } => *readable_bytes > start,
-            Progress::Here(_) | Progress::NoRoom | Progress::Failed(_) => true,
-        };
-        let progress = self.reader.until(has_more).await?;
-        let (file, readable) = match progress {
-            Progress::Growing { file, readable_bytes } => (file, readable_bytes),
-            Progress::Here(Landed::File(file)) => (file, self.range.end),
-            Progress::Here(Landed::Memory { bytes, .. }) => {
-                self.range.start = self.range.end;
-                return Ok(Some(bytes.slice(start as usize..self.range.end as usize)));
-            }
-            Progress::Failed(error) => return Err(error.again()),
-            Progress::Asked | Progress::NoRoom => {
-                let Reader { far, digest, .. } = &self.reader;
-                let part = Wanted::part(start, Some(self.range.end - start));
-                let rest = self.rest.insert(straight(far, *digest, part).await?.into_stream());
+        loop {
+            if let Some(rest) = &mut self.rest {
                 return rest.try_next().await;
             }
-        };
-        let end = self.range.end.min(readable).min(start + READ_CHUNK_BYTES);
-        let piece = file.read(start..end).await?;
-        self.range.start = end;
-        Ok(Some(piece))
+            let (form, at) = (&self.form, self.at);
+            let has_more = |progress: &Progress| match progress {
+                Progress::Asked => false,
+                Progress::Growing { .. } => readable(form, progress)
+                    .is_none_or(|readable| readable.end > at || readable.is_end),
+                Progress::Here(_) | Progress::NoRoom | Progress::Failed(_) => true,
+            };
+            let progress = self.reader.until(has_more).await?;
+            if let Some(Readable { file, end, is_end }) = readable(form, &progress) {
+                if at >= end && is_end {
+                    return Ok(None);
+                }
+                let end = end.min(at + READ_CHUNK_BYTES);
+                let piece = file.read(at..end).await?;
+                self.at = end;
+                return Ok(Some(piece));
+            }
+            match (progress, form) {
+                (Progress::Failed(error), _) => return Err(error.again()),
+                (_, Form::Decoded(range)) => {
+                    let Reader { far, digest, .. } = &self.reader;
+                    let part = Wanted::part(at, Some(range.end - at));
+                    self.rest = Some(straight(far, *digest, part).await?.into_stream());
+                }
+                (_, Form::Frames) => {
+                    let source = io::Error::other("the near tier has no room for its frames");
+                    return Err(Error::unavailable("fetching a blob", source));
+                }
+            }
+        }
     }
+}
+
+/// What of a form is in a file by now; nothing if it is in none.
+fn readable(form: &Form, progress: &Progress) -> Option<Readable> {
+    let (file, end, is_end) = match (form, progress) {
+        (Form::Decoded(range), Progress::Growing { file, readable_bytes, .. }) => {
+            (file, range.end.min(*readable_bytes), range.end <= *readable_bytes)
+        }
+        (Form::Decoded(range), Progress::Here(Landed::File { file, .. })) => {
+            (file, range.end, true)
+        }
+        (Form::Frames, Progress::Growing { frames: Some(file), .. }) => {
+            (file, file.range.end.saturating_sub(HELD_BACK_BYTES), false)
+        }
+        (Form::Frames, Progress::Here(Landed::File { frames: Some(file), .. })) => {
+            (file, file.range.end, true)
+        }
+        _ => return None,
+    };
+    Some(Readable { file: file.clone(), end, is_end })
 }
 
 /// Reads from far without keeping anything near. A whole blob is hashed on its way, and its last piece is
@@ -180,7 +221,7 @@ fn checked(
     .boxed()
 }
 
-pub(super) async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
+async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
     if piece.len() <= HASH_AT_ONCE_BYTES {
         hasher.update(&piece);
         return Ok(hasher);
@@ -192,7 +233,7 @@ pub(super) async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
     hashed.await.map_err(|error| Error::unavailable("hashing", io::Error::other(error)))
 }
 
-pub(super) fn damaged(digest: Digest, found: String) -> Error {
+fn damaged(digest: Digest, found: String) -> Error {
     tracing::warn!(%digest, found, "the far tier gives other bytes");
     let source = io::Error::new(io::ErrorKind::InvalidData, format!("found {found}"));
     Error::unavailable(format!("reading {digest}: it is damaged"), source)

@@ -19,13 +19,15 @@ const LEN: usize = PIECES * PIECE_BYTES;
 #[tokio::test(flavor = "multi_thread")]
 async fn however_many_read_it_is_fetched_once() {
     let rig = Rig::new(1 << 30);
-    for len in [100, 100_000, LEN] {
+    for (len, has_frames) in [(100, true), (100_000, false), (LEN, false), (LEN, true)] {
+        rig.remote.has_frames.store(has_frames, Ordering::SeqCst);
         let before = rig.remote.gets();
         let (digest, bytes) = rig.remote.have(len);
         let readers = (0..200).map(|at| {
             let (cas, bytes) = (Arc::clone(&rig.cas), bytes.clone());
             let wanted = match at % 3 {
-                0 | 1 => Wanted::ALL,
+                0 => Wanted::ALL_ZSTD,
+                1 => Wanted::ALL,
                 _ => Wanted::part(len as u64 / 7, None),
             };
             async move {
@@ -210,44 +212,56 @@ async fn stopping_ends_fetches_and_their_readers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn frames_of_a_large_blob_pass_through_to_one_and_all_others_share() {
-    for (limit_bytes, encoding) in
-        [(1 << 30, Encoding::Zstd), (1 << 20, Encoding::Zstd), (1 << 30, Encoding::Identity)]
-    {
-        let rig = Rig::new(limit_bytes);
-        rig.remote.has_frames.store(encoding == Encoding::Zstd, Ordering::SeqCst);
-        let (digest, bytes) = rig.remote.have(LEN);
-        rig.remote.hold_pieces();
-        let first = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
-        assert_eq!(first.encoding, encoding);
-        rig.remote.let_pieces(1 << 10);
-        let others = future::join_all((0..5).map(|_| rig.cas.get(digest, Wanted::ALL_ZSTD)));
-        for other in others.await {
-            assert!(conformance::read_all(other.unwrap()).await.unwrap() == bytes);
-        }
-        let is_kept = limit_bytes > LEN as u64;
-        if is_kept {
-            assert_eq!(rig.remote.gets(), 2);
-        }
-        assert!(conformance::read_all(first).await.unwrap() == bytes);
-        rig.until_quiet().await;
-        assert_eq!(rig.is_near(digest).await, is_kept);
-
-        let (digest, bytes) = rig.remote.have(LEN);
-        let blob = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
-        assert!(conformance::read_all(blob).await.unwrap() == bytes);
-        assert_eq!(rig.is_near(digest).await, is_kept);
-        // One that is left half-way leaves nothing.
-        let (digest, _) = rig.remote.have(LEN);
-        let mut stream = match rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap().content {
-            Content::Stream(stream) => stream,
-            other => panic!("{other:?}"),
-        };
-        assert!(stream.try_next().await.unwrap().is_some());
-        drop(stream);
-        until(|| rig.temporary_files() == 0).await;
-        assert!(rig.near.stats().taken_bytes <= 2 * LEN as u64 + (1 << 20));
+async fn frames_of_a_large_blob_are_handed_on_to_all_who_want_them() {
+    let rig = Rig::new(1 << 30);
+    rig.remote.has_frames.store(true, Ordering::SeqCst);
+    let (digest, bytes) = rig.remote.have(LEN);
+    rig.remote.hold_pieces();
+    let get = || rig.cas.get(digest, Wanted::ALL_ZSTD);
+    let slow = get().await.unwrap();
+    let others: Vec<_> = future::join_all((0..5).map(|_| get())).await;
+    let plain = rig.cas.get(digest, Wanted::ALL).await.unwrap();
+    rig.remote.let_pieces(1 << 10);
+    for other in others {
+        let other = other.unwrap();
+        assert_eq!(other.encoding, Encoding::Zstd);
+        assert!(conformance::read_all(other).await.unwrap() == bytes);
     }
+    assert!(conformance::read_all(plain).await.unwrap() == bytes);
+    rig.until_quiet().await;
+    // One that reads nothing keeps the frames, but holds nobody up, and least of all far.
+    assert_eq!(rig.remote.open.load(Ordering::SeqCst), 0);
+    assert!(rig.is_near(digest).await);
+    assert_eq!((rig.remote.gets(), rig.temporary_files()), (1, 1));
+    let taken = rig.near.stats().taken_bytes;
+    assert!(taken > LEN as u64 * 3 / 2, "the frames are counted in: {taken}");
+    assert_eq!(slow.encoding, Encoding::Zstd);
+    assert!(conformance::read_all(slow).await.unwrap() == bytes);
+    assert_eq!(rig.temporary_files(), 0);
+    assert_eq!(rig.near.stats().taken_bytes, LEN as u64);
+    // Now that it is near, it comes from there.
+    assert_eq!(get().await.unwrap().encoding, Encoding::Identity);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_nobody_reads_any_more_are_given_up() {
+    let rig = Rig::new(1 << 30);
+    rig.remote.has_frames.store(true, Ordering::SeqCst);
+    rig.remote.hold_pieces();
+    let (digest, bytes) = rig.remote.have(LEN);
+    let blob = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
+    let Content::Stream(mut stream) = blob.content else { panic!("{blob:?}") };
+    rig.remote.let_pieces(3);
+    assert!(stream.try_next().await.unwrap().is_some());
+    drop(stream);
+    rig.until_quiet().await;
+    until(|| rig.temporary_files() == 0 && rig.near.stats().taken_bytes == 0).await;
+    // Where there is no room they are read as they are not.
+    let rig = Rig::new(1 << 20);
+    rig.remote.has_frames.store(true, Ordering::SeqCst);
+    let (digest, _) = rig.remote.have(LEN);
+    let blob = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
+    assert_eq!(conformance::read_all(blob).await.unwrap().len(), bytes.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
