@@ -145,13 +145,13 @@ async fn tiers(
         results: bucket.action_cache(name),
     };
     let tiered = Tiered::new(&tiered, disk, far, tasks);
-    let tiered = match write_back {
-        true => {
-            let opened = tiered.with_write_back(WriteBackSettings::default(), tasks).await;
-            opened.context("cannot go on with what is to be written back (--cache_dir)")?
-        }
-        false => tiered,
+    let write_back = match write_back {
+        true => WriteBackSettings::default(),
+        // An earlier run may have had the flag.
+        false => WriteBackSettings::leftovers(),
     };
+    let tiered = tiered.with_write_back(write_back, tasks).await;
+    let tiered = tiered.context("cannot go on with what is to be written back (--cache_dir)")?;
     Ok(Arc::new(tiered))
 }
 

@@ -108,7 +108,11 @@ impl Tiered {
         settings: WriteBackSettings,
         group: &TaskGroup,
     ) -> Result<Self> {
+        let is_wanted = settings.limit_bytes > 0;
         let queue = Queue::open(settings, &self.near).await?;
+        if !is_wanted && queue.waiting() == Waiting::default() {
+            return Ok(self);
+        }
         let (near, far, fetches) =
             (Arc::clone(&self.near), Arc::clone(&self.far), Arc::clone(&self.fetches));
         let trees = Arc::new(TreeCache::new(WRITE_BACK_TREE_BYTES));
