@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use crate::{
     flags::{KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
     greeting::greeting,
+    memory::MemorySplit,
 };
 
 /// How long a group of tasks has to stop once nothing needs it any more.
@@ -51,14 +52,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         cleaning: TaskGroup::new("cleaning"),
         storage: TaskGroup::new("storage"),
     };
-    let disk = open_disk(&settings, &groups.storage).await?;
-    let instances = instances(&disk, settings.memory_bytes);
+    let memory = MemorySplit::embedded(settings.memory_bytes);
+    let disk = open_disk(&settings, memory, &groups.storage).await?;
+    let instances = instances(&disk, memory);
     let dispatch: Arc<dyn Dispatch> = Scheduler::start(&groups.scheduler, Limits::default());
     if settings.worker_slots > 0 {
         start_worker(&settings, &disk, &instances, &dispatch, &groups).await?;
     }
     let bound = listener.local_addr().context("cannot tell the own address")?;
-    doors(&settings, instances, dispatch)?.serve(listener, &groups.doors);
+    doors(&settings, memory, instances, dispatch)?.serve(listener, &groups.doors);
     greet(&settings, bound);
 
     let failure = tokio::select! {
@@ -80,13 +82,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 }
 
 /// Opens the embedded store.
-async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc<Disk>> {
+async fn open_disk(
+    settings: &Settings,
+    memory: MemorySplit,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<Disk>> {
     let disk_settings = DiskSettings {
-        memory_bytes: settings.memory_bytes / 4,
+        memory_bytes: memory.blobs_bytes,
         ..DiskSettings::new(&settings.cache_dir, settings.cache_size_bytes)
     };
     let tasks = tasks.clone();
-    // Reading the index of millions of blobs takes a second or so.
+    // It waits for the disk, though not for the index.
     let disk = tokio::task::spawn_blocking(move || Disk::open(disk_settings, &tasks)).await?;
     let disk = disk.context("cannot open the store (--cache_dir)")?;
     remember_cache_size(&settings.cache_dir, settings.cache_size_bytes)
@@ -95,9 +101,9 @@ async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc
 }
 
 /// What each instance stores: the disk, results only while they are complete.
-fn instances(disk: &Arc<Disk>, memory_bytes: u64) -> Arc<Instances> {
+fn instances(disk: &Arc<Disk>, memory: MemorySplit) -> Arc<Instances> {
     let disk = Arc::clone(disk);
-    let cache = Arc::new(TreeCache::new(memory_bytes / 8));
+    let cache = Arc::new(TreeCache::new(memory.trees_bytes));
     Arc::new(Instances::new(move |name| {
         let cas = disk.cas(name);
         let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&cache)));
@@ -154,6 +160,7 @@ async fn start_worker(
 /// All services of the port.
 fn doors(
     settings: &Settings,
+    memory: MemorySplit,
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
 ) -> anyhow::Result<Doors> {
@@ -170,7 +177,9 @@ fn doors(
             client_results: settings.client_results,
             exec_enabled,
             required_header,
-            memory_bytes: settings.memory_bytes / 2,
+            request_bytes: memory.requests_bytes,
+            upload_bytes: memory.uploads_bytes,
+            window_bytes: memory.windows_bytes,
             max_blob_bytes: settings.cache_size_bytes / 2,
         },
         Arc::clone(&instances),
