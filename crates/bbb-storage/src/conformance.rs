@@ -27,6 +27,10 @@ use crate::{
     Result, Source, SourceContent, Wanted, zstd,
 };
 
+mod faulty;
+
+pub use faulty::{Faults, Faulty};
+
 /// The sizes of the blobs that are tried, in bytes: around every bound that a tier is likely to have.
 const SIZES: [usize; 9] =
     [1, 100, 63 << 10, 64 << 10, (64 << 10) + 1, 1 << 20, (1 << 20) + 1, 5 << 20, (3 << 20) + 7];

@@ -27,7 +27,14 @@ pub(super) enum Lost {
     Bucket(Failure),
 }
 
-type Arrived = Result<Bytes, Lost>;
+/// Bytes that came, and the memory that they take until whoever reads them is through.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) bytes: Bytes,
+    pub(super) _taken: Taken,
+}
+
+type Arrived = Result<Fetch, Lost>;
 
 /// Ranges of an object on their way.
 pub(super) struct Ranges {
@@ -113,20 +120,8 @@ impl Ranges {
             };
             let fetched = store.get(&key, Part::Range(range), len, e_tag.as_deref()).await;
             let bytes = fetched.map_err(Lost::Bucket)?.bytes;
-            Ok(Bytes::from_owner(Counted { bytes, _taken: taken }))
+            Ok(Fetch { bytes, _taken: taken })
         }
         .boxed()
-    }
-}
-
-/// Bytes whose memory is given back when the last slice of them is dropped.
-struct Counted {
-    bytes: Bytes,
-    _taken: Taken,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }

@@ -47,6 +47,9 @@ pub use probe::BucketError;
 pub use stats::BucketStats;
 pub use store::Objects;
 
+#[cfg(any(test, feature = "conformance"))]
+pub(crate) use wire::ServerFault;
+
 use budget::Budget;
 use existence::Existence;
 use keys::Keys;

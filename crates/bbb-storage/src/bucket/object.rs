@@ -59,6 +59,12 @@ impl Damage {
     pub(super) fn new(what: impl Into<String>) -> Self {
         Self(what.into())
     }
+
+    /// The same, with what tells these bytes from others that are wrong in such a way.
+    pub(super) fn of_bytes(self, bytes: &[u8]) -> Self {
+        let hash = blake3::hash(bytes).to_hex();
+        Self(format!("{} (BLAKE3 {})", self.0, &hash[..16]))
+    }
 }
 
 /// The hash by which a chunk is checked.

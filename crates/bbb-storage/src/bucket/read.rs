@@ -27,13 +27,11 @@ use super::{
         max_encoded_bytes,
     },
     off_reactor,
+    quarantine::{Doubt, Doubts},
     retry::Failure,
     store::{Fetched, Part},
     unpack::{Pulled, Unpacker},
 };
-
-/// How often an object is read before its bytes are taken to be wrong in the bucket.
-pub(super) const READS_BEFORE_DAMAGED: u32 = 2;
 
 /// Up to this size a blob is hashed and decoded where it arrives: half a millisecond's work at the most.
 const MAX_INLINE_BYTES: u64 = 128 << 10;
@@ -63,9 +61,8 @@ impl Place {
         let size_bytes = self.digest.size_bytes();
         let limit_bytes = HEAD_LEN + max_encoded_bytes(size_bytes);
         let _taken = self.bucket.budget.reads.take(limit_bytes + size_bytes).await?;
-        let mut reads = 0;
+        let mut doubts = Doubts::default();
         loop {
-            reads += 1;
             let fetched = self.fetch(Part::All, limit_bytes).await?;
             let (digest, bytes) = (self.digest, fetched.bytes.clone());
             let wants_frames = wanted.is_all() && wanted.prefer == Encoding::Zstd;
@@ -86,7 +83,10 @@ impl Place {
                     };
                     return Ok(Blob { size_bytes, encoding, content: Content::Bytes(bytes) });
                 }
-                Err(damage) => self.doubt(reads, &damage, &fetched.meta).await?,
+                Err(damage) => {
+                    let damage = damage.of_bytes(&fetched.bytes);
+                    self.doubt(doubts.note(&damage), &damage, &fetched.meta).await?;
+                }
             }
         }
     }
@@ -108,7 +108,7 @@ impl Place {
 
     /// Reads the index of a big blob's object.
     async fn index(&self) -> Result<(Arc<Index>, ObjectMeta)> {
-        let mut reads = 0;
+        let mut doubts = Doubts::default();
         let mut guess = INDEX_GUESS_BYTES;
         loop {
             let _taken = self.bucket.budget.reads.take(guess).await?;
@@ -124,8 +124,8 @@ impl Place {
             match parsed {
                 Ok(index) => return Ok((Arc::new(index), meta)),
                 Err(damage) => {
-                    reads += 1;
-                    self.doubt(reads, &damage, &meta).await?;
+                    let damage = damage.of_bytes(&bytes);
+                    self.doubt(doubts.note(&damage), &damage, &meta).await?;
                 }
             }
         }
@@ -149,14 +149,18 @@ impl Place {
         }
     }
 
-    /// After a read that gave wrong bytes: fine if it is worth another one, else the object is
-    /// quarantined, and this is how the read fails.
-    async fn doubt(&self, reads: u32, damage: &Damage, meta: &ObjectMeta) -> Result<()> {
-        if reads < READS_BEFORE_DAMAGED {
-            tracing::debug!(key = %self.key, %damage, "wrong bytes from the bucket: once more");
-            return Ok(());
+    /// What follows from a read that gave wrong bytes: fine if it is worth another one, else how it fails.
+    async fn doubt(&self, doubt: Doubt, damage: &Damage, meta: &ObjectMeta) -> Result<()> {
+        match doubt {
+            Doubt::ReadAgain => {
+                tracing::debug!(key = %self.key, %damage, "wrong bytes from the bucket: once more");
+                return Ok(());
+            }
+            Doubt::GiveUp => {
+                tracing::warn!(key = %self.key, %damage, "wrong bytes from the bucket, other ones each time");
+            }
+            Doubt::Quarantine => self.bucket.quarantine(&self.key, damage, meta).await,
         }
-        self.bucket.quarantine(&self.key, damage, meta).await;
         Err(damaged(self.digest, damage))
     }
 }
@@ -201,8 +205,8 @@ struct Reader {
     ranges: Ranges,
     /// Shared with the blocking thread that is at work for this reader, if one is.
     unpacker: Arc<Mutex<Unpacker>>,
-    /// How often the chunk at `doubted` was found wrong.
-    doubts: u32,
+    /// What is thought of the chunk at `doubted`.
+    doubts: Doubts,
     doubted: u64,
     changes: u32,
 }
@@ -216,7 +220,7 @@ impl Reader {
         form: Encoding,
     ) -> Result<Self> {
         let (ranges, unpacker) = plan(&place, index, &meta, &wanted, form)?;
-        let (doubts, doubted, changes) = (0, 0, 0);
+        let (doubts, doubted, changes) = (Doubts::default(), 0, 0);
         Ok(Self { place, meta, wanted, form, ranges, unpacker, doubts, doubted, changes })
     }
 
@@ -256,7 +260,7 @@ impl Reader {
     /// Takes what comes next of the body.
     async fn feed(&mut self) -> Result<()> {
         match self.ranges.next().await {
-            Some(Ok(bytes)) => self.unpacker().feed(bytes),
+            Some(Ok(fetch)) => self.unpacker().feed(fetch),
             None => self.unpacker().end_input(),
             // Another node wrote the same blob, perhaps in another form.
             Some(Err(Lost::Bucket(Failure::Condition))) => self.follow_change().await?,
@@ -298,11 +302,13 @@ impl Reader {
             return Err(damaged(self.place.digest, &damage));
         }
         if self.doubted != at {
-            (self.doubted, self.doubts) = (at, 0);
+            (self.doubted, self.doubts) = (at, Doubts::default());
         }
-        self.doubts += 1;
-        let reads = if is_final { READS_BEFORE_DAMAGED } else { self.doubts };
-        self.place.doubt(reads, &damage, &self.meta).await?;
+        let doubt = match is_final {
+            true => Doubt::Quarantine,
+            false => self.doubts.note(&damage),
+        };
+        self.place.doubt(doubt, &damage, &self.meta).await?;
         self.read_on(at).await
     }
 

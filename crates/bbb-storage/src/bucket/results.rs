@@ -12,7 +12,7 @@ use super::{
     Bucket,
     keys::Kind,
     object::{MAX_RESULT_BYTES, decode_result, encode_result},
-    read::READS_BEFORE_DAMAGED,
+    quarantine::{Doubt, Doubts},
     retry::Failure,
     store::Part,
 };
@@ -35,27 +35,26 @@ impl Results {
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
         let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
-        let mut reads = 0;
+        let mut doubts = Doubts::default();
         loop {
-            reads += 1;
             let fetched = match self.bucket.store.get(&key, Part::All, MAX_RESULT_BYTES, None).await
             {
                 Ok(fetched) => fetched,
                 Err(Failure::Missing) => return Ok(None),
                 Err(failure) => return Err(failure.into_error("reading the result of", action)),
             };
-            match decode_result(&key, &fetched.bytes) {
+            let damage = match decode_result(&key, &fetched.bytes) {
                 Ok(result) => return Ok(Some(Arc::new(result))),
-                Err(damage) if reads >= READS_BEFORE_DAMAGED => {
-                    self.bucket.quarantine(&key, &damage, &fetched.meta).await;
-                    let source = io::Error::new(io::ErrorKind::InvalidData, damage);
-                    let what = format!("the result of {action} in the bucket is damaged");
-                    return Err(Error::unavailable(what, source));
-                }
-                Err(damage) => {
-                    tracing::debug!(%key, %damage, "wrong bytes from the bucket: once more");
-                }
+                Err(damage) => damage.of_bytes(&fetched.bytes),
+            };
+            match doubts.note(&damage) {
+                Doubt::ReadAgain => continue,
+                Doubt::GiveUp => {}
+                Doubt::Quarantine => self.bucket.quarantine(&key, &damage, &fetched.meta).await,
             }
+            let source = io::Error::new(io::ErrorKind::InvalidData, damage);
+            let what = format!("the result of {action} in the bucket is damaged");
+            return Err(Error::unavailable(what, source));
         }
     }
 

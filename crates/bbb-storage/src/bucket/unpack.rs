@@ -12,7 +12,10 @@ use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::{Encoding, zstd as codec};
 
-use super::object::{Damage, Index, chunk_hash};
+use super::{
+    fetch::Fetch,
+    object::{Damage, Index, chunk_hash},
+};
 
 /// How much is decoded at a time.
 const PIECE_BYTES: usize = 128 << 10;
@@ -37,7 +40,7 @@ pub(super) struct Unpacker {
     digest: Digest,
     index: Arc<Index>,
     form: Encoding,
-    input: VecDeque<Bytes>,
+    input: VecDeque<Fetch>,
     input_ended: bool,
     decoder: Option<Decoder<'static>>,
     between_frames: bool,
@@ -108,8 +111,8 @@ impl Unpacker {
     }
 
     /// Takes in what comes next of the body.
-    pub(super) fn feed(&mut self, bytes: Bytes) {
-        self.input.push_back(bytes);
+    pub(super) fn feed(&mut self, fetch: Fetch) {
+        self.input.push_back(fetch);
     }
 
     /// All that was to come of the body has come.
@@ -151,7 +154,7 @@ impl Unpacker {
     fn check(&mut self, chunk: Bytes) -> Result<Option<Bytes>, Damage> {
         let which = (self.at >> self.index.chunk_log) as usize;
         if self.index.chunks.get(which) != Some(&chunk_hash(&chunk)) {
-            return Err(Damage::new(format!("has other bytes in chunk {which}")));
+            return Err(Damage::new(format!("has other bytes in chunk {which}")).of_bytes(&chunk));
         }
         self.at += chunk.len() as u64;
         if let Some(whole) = &mut self.whole {
@@ -180,11 +183,12 @@ impl Unpacker {
 
     /// The next bytes as they came; copied only where a chunk came in two pieces.
     fn cut_chunk(&mut self, want: usize) -> Option<Bytes> {
-        while let Some(front) = self.input.front_mut() {
-            if self.chunk.is_empty() && front.len() >= want {
+        while let Some(front) = self.input.front() {
+            let came = front.bytes.len();
+            if self.chunk.is_empty() && came >= want {
                 return Some(self.take_front(want));
             }
-            let len = front.len().min(want - self.chunk.len());
+            let len = came.min(want - self.chunk.len());
             let bytes = self.take_front(len);
             self.chunk.extend_from_slice(&bytes);
             if self.chunk.len() == want {
@@ -196,8 +200,8 @@ impl Unpacker {
 
     fn take_front(&mut self, len: usize) -> Bytes {
         let Some(front) = self.input.front_mut() else { return Bytes::new() };
-        let bytes = front.split_to(len);
-        if front.is_empty() {
+        let bytes = front.bytes.split_to(len);
+        if front.bytes.is_empty() {
             self.input.pop_front();
         }
         bytes
@@ -217,7 +221,7 @@ impl Unpacker {
     /// bytes to skip.
     fn decode_some(&mut self, want: usize) -> Result<(), Damage> {
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
-        let front = self.input.front().map_or(&[][..], |front| front);
+        let front = self.input.front().map_or(&[][..], |front| &front.bytes);
         let mut input = InBuffer::around(&front[..front.len().min(PIECE_BYTES)]);
         let filled = self.chunk.len();
         let room = match self.skip {
@@ -267,7 +271,7 @@ impl Unpacker {
         }
         while !self.input.is_empty() {
             let Some(decoder) = &mut self.decoder else { break };
-            let front = self.input.front().map_or(&[][..], |front| front);
+            let front = self.input.front().map_or(&[][..], |front| &front.bytes);
             let mut input = InBuffer::around(&front[..front.len().min(PIECE_BYTES)]);
             let mut nothing = [0; 1];
             let mut out = OutBuffer::around(&mut nothing[..]);
@@ -287,11 +291,13 @@ impl Unpacker {
                 return Ok(Pulled::Piece(piece));
             }
         }
-        match (self.input_ended, self.between_frames, self.passing.pop_front()) {
-            (false, ..) => Ok(Pulled::Hungry),
-            (true, false, _) => Err(Damage::new("ends within a zstd frame")),
-            (true, true, Some(last)) => Ok(Pulled::Piece(last.bytes)),
-            (true, true, None) => Ok(Pulled::End),
+        match (self.input_ended, self.between_frames) {
+            (false, _) => Ok(Pulled::Hungry),
+            (true, false) => Err(Damage::new("ends within a zstd frame")),
+            (true, true) => match self.passing.pop_front() {
+                Some(next) => Ok(Pulled::Piece(next.bytes)),
+                None => Ok(Pulled::End),
+            },
         }
     }
 }

@@ -23,16 +23,17 @@ const MAX_ERROR_BYTES: usize = 16 << 10;
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server answers {status} {code} {message}")]
-pub(super) struct ServerFault {
+pub(crate) struct ServerFault {
     /// The HTTP status.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// The protocol's name for the error; empty if there is none.
-    pub(super) code: String,
+    pub(crate) code: String,
     /// What the server has to say to people.
-    pub(super) message: String,
+    pub(crate) message: String,
 }
 
 impl ServerFault {
+    /// What it means to the caller.
     pub(super) fn verdict(&self) -> Verdict {
         match (self.status, self.code.as_str()) {
             // By MinIO, Ceph, Garage and others.
