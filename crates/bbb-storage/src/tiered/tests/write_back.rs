@@ -45,7 +45,7 @@ fn action(name: &str) -> Digest {
     Digest::of(Function::Sha256, name.as_bytes())
 }
 
-async fn until_written(tiered: &Tiered) {
+pub(super) async fn until_written(tiered: &Tiered) {
     until(|| {
         let waiting = tiered.waiting();
         (waiting.blobs, waiting.results) == (0, 0)
