@@ -8,8 +8,6 @@ export AWS_SECRET_ACCESS_KEY=0123456789abcdef0123456789abcdef0123456789abcdef012
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_EC2_METADATA_DISABLED=true
 unset AWS_PROFILE AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
 
-garage_binary() { echo "${GARAGE:-$clients/garage/bin/garage}"; }
-
 # Process ids of what was started here.
 declare -A s3_pid=()
 
@@ -60,7 +58,7 @@ s3_region = "garage"
 api_bind_addr = "127.0.0.1:$s3_port"
 EOF
   exec env GARAGE_DEFAULT_ACCESS_KEY="$AWS_ACCESS_KEY_ID" GARAGE_DEFAULT_SECRET_KEY="$AWS_SECRET_ACCESS_KEY" \
-    GARAGE_DEFAULT_BUCKET="$bucket" RUST_LOG=garage=warn "$(garage_binary)" -c "$1/garage.toml" server --single-node --default-bucket
+    GARAGE_DEFAULT_BUCKET="$bucket" RUST_LOG=garage=warn "$clients/garage/bin/garage" -c "$1/garage.toml" server --single-node --default-bucket
 }
 
 start_moto() { exec "$clients/moto/bin/moto_server" -H 127.0.0.1 -p "$s3_port"; }

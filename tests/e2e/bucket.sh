@@ -3,6 +3,8 @@
 
 slots=${BBB_SLOTS:-$(nproc)}
 
+# below_prefix PREFIX: nodes that start from now on keep what is theirs below it.
+below_prefix() { s3_flags[0]=--bucket=s3://$bucket/$1; }
 # bucket_node NAME FOLDER [FLAG...]: a node with worker slots on the bucket of s3_flags, with its cache in FOLDER.
 bucket_node() {
   local name=$1 folder=$2

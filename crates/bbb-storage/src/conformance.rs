@@ -29,6 +29,7 @@ use crate::{
 
 mod faulty;
 
+pub use crate::bucket::hostile;
 pub use faulty::{Faults, Faulty};
 
 /// The sizes of the blobs that are tried, in bytes: around every bound that a tier is likely to have.
