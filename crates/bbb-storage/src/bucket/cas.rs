@@ -98,7 +98,7 @@ impl Bucket {
                 }
                 Err(Failure::Missing) => {
                     bucket.existence.gone(id);
-                    Ok(false)
+                    bucket.believe_miss().await.map(|()| false)
                 }
                 Err(failure) => {
                     let what = format!("looking for {key}");

@@ -47,6 +47,7 @@ impl Id {
 pub(super) struct Existence {
     /// How long what was seen is taken to be there.
     lifetime: Duration,
+    max_per_generation: usize,
     slices: [Mutex<Slice>; SLICES],
     looks: Mutex<HashMap<Id, Look>>,
 }
@@ -71,7 +72,13 @@ struct Fault {
 impl Existence {
     /// A map that takes what it was told to hold for `lifetime`.
     pub(super) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, slices: Default::default(), looks: Mutex::default() }
+        Self::with_bound(lifetime, MAX_KNOWN)
+    }
+
+    fn with_bound(lifetime: Duration, max_known: usize) -> Self {
+        let max_per_generation = max_known / SLICES / 2;
+        let (slices, looks) = (Default::default(), Mutex::default());
+        Self { lifetime, max_per_generation, slices, looks }
     }
 
     /// Whether the object is known to be there.
@@ -83,7 +90,7 @@ impl Existence {
         }
         match slice.old.remove(&id).filter(|until| *until > now) {
             Some(until) => {
-                slice.insert(id, until);
+                slice.insert(id, until, self.max_per_generation);
                 true
             }
             None => false,
@@ -140,7 +147,7 @@ impl Existence {
 
     fn know(&self, id: Id) {
         let until = Instant::now() + self.lifetime;
-        self.slice(id).insert(id, until);
+        self.slice(id).insert(id, until, self.max_per_generation);
     }
 
     fn slice(&self, id: Id) -> MutexGuard<'_, Slice> {
@@ -149,8 +156,8 @@ impl Existence {
 }
 
 impl Slice {
-    fn insert(&mut self, id: Id, until: Instant) {
-        if self.young.len() >= MAX_KNOWN / SLICES / 2 {
+    fn insert(&mut self, id: Id, until: Instant, max_per_generation: usize) {
+        if self.young.len() >= max_per_generation {
             self.old = mem::take(&mut self.young);
         }
         self.young.insert(id, until);
@@ -228,11 +235,12 @@ mod tests {
 
     #[tokio::test]
     async fn it_stays_within_its_bound_and_keeps_what_is_asked_for() {
-        let existence = Existence::new(Duration::from_secs(60));
+        let max_known = 16 << 10;
+        let existence = Existence::with_bound(Duration::from_secs(60), max_known);
         existence.wrote(id("asked for"));
-        for count in 0..2 * MAX_KNOWN {
+        for count in 0..3 * max_known {
             existence.wrote(id(&count.to_string()));
-            if count % 1000 == 0 {
+            if count % 100 == 0 {
                 assert!(existence.is_known(id("asked for")), "after {count}");
             }
         }
@@ -240,7 +248,7 @@ mod tests {
             let slice = lock(slice);
             slice.young.len() + slice.old.len()
         };
-        assert!(existence.slices.iter().map(held).sum::<usize>() <= MAX_KNOWN);
+        assert!(existence.slices.iter().map(held).sum::<usize>() <= max_known);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use tokio::task;
 
 use crate::{ActionCache, Cas, Error, Result};
 
+mod anchor;
 mod budget;
 mod cas;
 mod connect;
@@ -53,6 +54,7 @@ pub use store::Objects;
 #[cfg(any(test, feature = "conformance"))]
 pub(crate) use wire::ServerFault;
 
+use anchor::Anchor;
 use budget::Budget;
 use existence::Existence;
 use keys::Keys;
@@ -109,6 +111,8 @@ pub struct Bucket {
     existence: Existence,
     budget: Arc<Budget>,
     honours_conditions: bool,
+    /// None where nobody has seen to it that there is one.
+    anchor: Option<Anchor>,
     group: TaskGroup,
 }
 
@@ -136,7 +140,8 @@ impl Bucket {
         group: &TaskGroup,
     ) -> Result<Arc<Self>, BucketError> {
         let honours_conditions = probe::probe(&objects, &settings).await?;
-        Ok(Self::over(objects, settings, honours_conditions, group))
+        let bucket = Self::assemble(objects, settings, honours_conditions, group);
+        Ok(Arc::new(Self { anchor: Some(Anchor::default()), ..bucket }))
     }
 
     /// A tier over what speaks to a bucket, which is taken to be as it should be.
@@ -146,16 +151,26 @@ impl Bucket {
         honours_conditions: bool,
         group: &TaskGroup,
     ) -> Arc<Self> {
+        Arc::new(Self::assemble(objects, settings, honours_conditions, group))
+    }
+
+    fn assemble(
+        objects: Objects,
+        settings: BucketSettings,
+        honours_conditions: bool,
+        group: &TaskGroup,
+    ) -> Self {
         let known_for = settings.expire_after.map_or(KNOWN_FOR, |age| KNOWN_FOR.min(age / 4));
-        Arc::new(Self {
+        Self {
             keys: Keys::new(&prefix(&settings.location)),
             store: Arc::new(Store::new(objects, settings.deadline)),
             existence: Existence::new(known_for),
             budget: Arc::new(Budget::new(settings.buffer_bytes, settings.deadline)),
             honours_conditions,
+            anchor: None,
             group: group.clone(),
             settings,
-        })
+        }
     }
 
     /// The blobs of an instance.

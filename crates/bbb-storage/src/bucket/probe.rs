@@ -17,7 +17,10 @@ use super::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What stands in the object that says which version of the layout a bucket has.
-const VERSION: &[u8] = b"buildbuildbuild bucket 1\n";
+pub(super) const VERSION: &[u8] = b"buildbuildbuild bucket 1\n";
+
+/// Where it lies below `meta`.
+pub(super) const VERSION_NAME: &str = "version";
 
 /// Why a bucket cannot be used. Each is one line that says what to look at.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +191,7 @@ impl Probe<'_> {
     }
 
     async fn check_version(&self) -> Result<(), BucketError> {
-        let key = self.keys.meta("version");
+        let key = self.keys.meta(VERSION_NAME);
         match self.store.get(&key, Part::All, 256, None).await {
             Ok(found) if found.bytes == VERSION => Ok(()),
             Ok(found) => Err(BucketError::Version {

@@ -132,18 +132,20 @@ impl Place {
     }
 
     async fn fetch(&self, part: Part, limit_bytes: u64) -> Result<Fetched> {
-        self.bucket
-            .store
-            .get(&self.key, part, limit_bytes, None)
-            .await
-            .map_err(|failure| self.error(failure))
+        match self.bucket.store.get(&self.key, part, limit_bytes, None).await {
+            Ok(fetched) => Ok(fetched),
+            Err(failure) => Err(self.error(failure).await),
+        }
     }
 
-    fn error(&self, failure: Failure) -> Error {
+    async fn error(&self, failure: Failure) -> Error {
         match failure {
             Failure::Missing => {
                 self.bucket.existence.gone(self.id);
-                Error::Missing(self.digest)
+                match self.bucket.believe_miss().await {
+                    Ok(()) => Error::Missing(self.digest),
+                    Err(error) => error,
+                }
             }
             other => other.into_error("reading", self.digest),
         }
@@ -264,7 +266,7 @@ impl Reader {
             None => self.unpacker().end_input(),
             // Another node wrote the same blob, perhaps in another form.
             Some(Err(Lost::Bucket(Failure::Condition))) => self.follow_change().await?,
-            Some(Err(Lost::Bucket(failure))) => return Err(self.place.error(failure)),
+            Some(Err(Lost::Bucket(failure))) => return Err(self.place.error(failure).await),
             Some(Err(Lost::Memory(error))) => return Err(error),
         }
         Ok(())

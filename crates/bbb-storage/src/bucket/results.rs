@@ -40,7 +40,9 @@ impl ActionCache for Results {
             let fetched = match self.bucket.store.get(&key, Part::All, MAX_RESULT_BYTES, None).await
             {
                 Ok(fetched) => fetched,
-                Err(Failure::Missing) => return Ok(None),
+                Err(Failure::Missing) => {
+                    return self.bucket.believe_miss().await.map(|()| None);
+                }
                 Err(failure) => return Err(failure.into_error("reading the result of", action)),
             };
             let damage = match decode_result(&key, &fetched.bytes) {

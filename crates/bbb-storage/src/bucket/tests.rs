@@ -3,9 +3,9 @@ use std::sync::Arc;
 use bbb_digest::{Digest, Function};
 use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
-use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt as _, memory::InMemory};
 
-use crate::{Source, conformance, conformance::Faulty};
+use crate::{Source, Wanted, conformance, conformance::Faulty};
 
 use super::*;
 
@@ -53,10 +53,14 @@ fn blob(len: usize) -> (Digest, Bytes) {
     (Digest::of(Function::Sha256, &bytes), bytes)
 }
 
-/// A blob that gets a third of its size.
+/// A blob that gets about a third of its size.
 fn text(len: usize) -> (Digest, Bytes) {
-    let noise = conformance::data(len.div_ceil(3));
-    let bytes: Vec<u8> = noise.iter().flat_map(|byte| [*byte, b' ', b' ']).take(len).collect();
+    let mut bytes = Vec::with_capacity(len + 96);
+    for noise in conformance::data(len.div_ceil(3)).chunks(32) {
+        bytes.extend_from_slice(noise);
+        bytes.resize(bytes.len() + 64, b' ');
+    }
+    bytes.truncate(len);
     let bytes = Bytes::from(bytes);
     (Digest::of(Function::Sha256, &bytes), bytes)
 }
@@ -111,4 +115,29 @@ async fn what_is_known_costs_no_request() {
     // Absence is not remembered.
     assert_eq!((other.bucket.stats().head, other.bucket.stats().requests()), (4, 4));
     assert!(tier.bucket.stats().bytes_out < 1000, "{:?}", tier.bucket.stats());
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_another_one_has_no_misses() {
+    let memory = Arc::new(InMemory::new());
+    let objects = Objects::with_parts(Arc::clone(&memory));
+    let group = TaskGroup::new("test");
+    let bucket = Bucket::open_over(objects, settings(), &group).await.unwrap();
+    let (cas, results) = (bucket.cas(&instance("")), bucket.action_cache(&instance("")));
+    let (small, big) = (blob(10).0, blob(5 << 20).0);
+    // A folder that is not mounted any more, a bucket that was made anew: all is gone at once.
+    memory.delete(&bucket.keys.meta("version")).await.unwrap();
+    for digest in [small, big] {
+        let got = cas.get(digest, Wanted::ALL).await;
+        assert!(matches!(got, Err(Error::Unavailable { .. })), "{got:?}");
+    }
+    let missing = cas.find_missing(&[small]).await;
+    assert!(matches!(missing, Err(Error::Unavailable { .. })), "{missing:?}");
+    let result = results.get(small).await;
+    assert!(matches!(result, Err(Error::Unavailable { .. })), "{result:?}");
+    memory.put(&bucket.keys.meta("version"), probe::VERSION.into()).await.unwrap();
+    assert_eq!(cas.find_missing(&[small]).await.unwrap(), [small]);
+    let heads = bucket.stats().head;
+    assert_eq!(cas.find_missing(&[big]).await.unwrap(), [big]);
+    assert_eq!(bucket.stats().head, heads + 1, "one look at the anchor is good for a while");
 }

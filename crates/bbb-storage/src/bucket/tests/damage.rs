@@ -36,11 +36,11 @@ async fn damaged_blobs_are_noticed_put_aside_and_uploaded_again() {
         (1000, 100),
         (1000, -1),
         (3 << 20, 1_000_000),
-        (20 << 20, 100),
-        (20 << 20, 5_000_000),
-        (20 << 20, -1),
-        (20 << 20, -30),
-        (20 << 20, -300),
+        (9 << 20, 100),
+        (9 << 20, 2_500_000),
+        (9 << 20, -1),
+        (9 << 20, -30),
+        (9 << 20, -300),
     ] {
         for compress in [true, false] {
             for wanted in [Wanted::ALL, Wanted::ALL_ZSTD] {
