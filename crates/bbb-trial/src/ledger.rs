@@ -30,7 +30,7 @@ use client::{Client, Reading};
 use goods::Step;
 
 /// How many failures are told of.
-const FAILURES_TOLD: usize = 10;
+const FAILURES_TOLD: usize = 20;
 /// How many digests one FindMissingBlobs asks for.
 const ASKED_AT_ONCE: usize = 1000;
 /// The first wait before a call is repeated; each further one is twice as long.
