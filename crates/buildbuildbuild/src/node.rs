@@ -25,6 +25,7 @@ use tokio::net::TcpListener;
 use crate::{
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
     greeting::greeting,
+    memory::MemorySplit,
 };
 
 /// How long a group of tasks has to stop once nothing needs it any more.
@@ -71,23 +72,29 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         bucket: TaskGroup::new("bucket"),
         disk: TaskGroup::new("disk"),
     };
+    let memory = match settings.bucket {
+        Some(_) => MemorySplit::with_bucket(settings.memory_bytes),
+        None => MemorySplit::embedded(settings.memory_bytes),
+    };
     // The bucket first: what is wrong with it is told before anything is made here.
     let bucket = match &settings.bucket {
-        Some(flags) => Some(open_bucket(flags, &settings, &groups.bucket).await?),
+        Some(flags) => Some(open_bucket(flags, &settings, memory, &groups.bucket).await?),
         None => None,
     };
-    let disk = open_disk(&settings, &groups.disk).await?;
+    let disk = open_disk(&settings, memory, &groups.disk).await?;
     let storage = match bucket {
-        Some(bucket) => Storage::Tiered(tiers(&disk, bucket, &settings, &groups.tiers).await?),
+        Some(bucket) => {
+            Storage::Tiered(tiers(&disk, bucket, &settings, memory, &groups.tiers).await?)
+        }
         None => Storage::Embedded(Arc::clone(&disk)),
     };
-    let instances = instances(&storage, settings.memory_bytes);
+    let instances = instances(&storage, memory);
     let dispatch: Arc<dyn Dispatch> = Scheduler::start(&groups.scheduler, Limits::default());
     if settings.worker_slots > 0 {
         start_worker(&settings, &disk, storage, &instances, &dispatch, &groups).await?;
     }
     let bound = listener.local_addr().context("cannot tell the own address")?;
-    doors(&settings, instances, dispatch)?.serve(listener, &groups.doors);
+    doors(&settings, memory, instances, dispatch)?.serve(listener, &groups.doors);
     greet(&settings, bound);
 
     let failure = tokio::select! {
@@ -112,6 +119,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 async fn open_bucket(
     flags: &BucketFlags,
     settings: &Settings,
+    memory: MemorySplit,
     tasks: &TaskGroup,
 ) -> anyhow::Result<Arc<Bucket>> {
     let bucket = BucketSettings {
@@ -120,7 +128,7 @@ async fn open_bucket(
         virtual_hosted_style: flags.virtual_hosted_style,
         compress: flags.compress,
         concurrency: settings.download_concurrency,
-        buffer_bytes: settings.memory_bytes / 4,
+        buffer_bytes: memory.bucket_bytes,
         expire_after: flags.expire_after,
         ..BucketSettings::new(flags.location.clone())
     };
@@ -132,12 +140,13 @@ async fn tiers(
     disk: &Arc<Disk>,
     bucket: Arc<Bucket>,
     settings: &Settings,
+    memory: MemorySplit,
     tasks: &TaskGroup,
 ) -> anyhow::Result<Arc<Tiered>> {
     let write_back = settings.bucket.as_ref().is_some_and(|flags| flags.write_back);
     let tiered = TieredSettings {
-        buffer_bytes: settings.memory_bytes / 16,
-        results_bytes: settings.memory_bytes / 64,
+        buffer_bytes: memory.fetches_bytes,
+        results_bytes: memory.results_bytes,
         ..TieredSettings::default()
     };
     let far = move |name: &InstanceName| Far {
@@ -179,13 +188,17 @@ impl Storage {
 }
 
 /// Opens the disk tier.
-async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc<Disk>> {
+async fn open_disk(
+    settings: &Settings,
+    memory: MemorySplit,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<Disk>> {
     let disk_settings = DiskSettings {
-        memory_bytes: settings.memory_bytes / 4,
+        memory_bytes: memory.blobs_bytes,
         ..DiskSettings::new(&settings.cache_dir, settings.cache_size_bytes)
     };
     let tasks = tasks.clone();
-    // Reading the index of millions of blobs takes a second or so.
+    // It waits for the disk, though not for the index.
     let disk = tokio::task::spawn_blocking(move || Disk::open(disk_settings, &tasks)).await?;
     let disk = disk.context("cannot open the store (--cache_dir)")?;
     remember_cache_size(&settings.cache_dir, settings.cache_size_bytes)
@@ -194,9 +207,9 @@ async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc
 }
 
 /// What each instance stores; results only while they are complete.
-fn instances(storage: &Storage, memory_bytes: u64) -> Arc<Instances> {
+fn instances(storage: &Storage, memory: MemorySplit) -> Arc<Instances> {
     let storage = storage.clone();
-    let cache = Arc::new(TreeCache::new(memory_bytes / 8));
+    let cache = Arc::new(TreeCache::new(memory.trees_bytes));
     Arc::new(Instances::new(move |name| {
         let cas = storage.cas(name);
         let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&cache)));
@@ -253,6 +266,7 @@ async fn start_worker(
 /// All services of the port.
 fn doors(
     settings: &Settings,
+    memory: MemorySplit,
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
 ) -> anyhow::Result<Doors> {
@@ -269,7 +283,9 @@ fn doors(
             client_results: settings.client_results,
             exec_enabled,
             required_header,
-            memory_bytes: settings.memory_bytes / 2,
+            request_bytes: memory.requests_bytes,
+            upload_bytes: memory.uploads_bytes,
+            window_bytes: memory.windows_bytes,
             max_blob_bytes: max_blob_bytes(settings),
         },
         Arc::clone(&instances),

@@ -18,7 +18,13 @@ use super::{
 /// Makes what speaks to the bucket.
 pub(super) fn connect(settings: &BucketSettings) -> Result<Objects, BucketError> {
     match &settings.location {
-        BucketLocation::S3 { bucket, .. } => s3(bucket, settings),
+        BucketLocation::S3 { bucket, .. } => {
+            let mut builder = AmazonS3Builder::from_env();
+            if let Some(credentials) = profile_credentials()? {
+                builder = builder.with_credentials(credentials);
+            }
+            s3(builder, bucket, settings)
+        }
         BucketLocation::Folder(folder) => self::folder(folder)
             .map_err(|source| BucketError::Folder { folder: folder.clone(), source }),
     }
@@ -31,10 +37,15 @@ fn folder(folder: &Path) -> io::Result<Objects> {
     Ok(Objects::plain(Arc::new(store.with_fsync(true))))
 }
 
-fn s3(bucket: &str, settings: &BucketSettings) -> Result<Objects, BucketError> {
+/// The same for S3, with what a builder knows already: credentials above all.
+pub(super) fn s3(
+    builder: AmazonS3Builder,
+    bucket: &str,
+    settings: &BucketSettings,
+) -> Result<Objects, BucketError> {
     // Another part of the process may have done it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = AmazonS3Builder::from_env()
+    let mut builder = builder
         .with_bucket_name(bucket)
         .with_region(&settings.region)
         .with_virtual_hosted_style_request(settings.virtual_hosted_style)
@@ -43,8 +54,8 @@ fn s3(bucket: &str, settings: &BucketSettings) -> Result<Objects, BucketError> {
         .with_http_connector(Wire::default());
     for (key, value) in [
         (ClientConfigKey::ConnectTimeout, "5 seconds"),
-        (ClientConfigKey::ReadTimeout, "10 seconds"),
-        (ClientConfigKey::Timeout, "30 seconds"),
+        // Never the first to give up: each attempt has a time-out of ours.
+        (ClientConfigKey::Timeout, "10 minutes"),
         (ClientConfigKey::PoolIdleTimeout, "60 seconds"),
         (ClientConfigKey::PoolMaxIdlePerHost, "256"),
         (ClientConfigKey::UserAgent, concat!("buildbuildbuild/", env!("CARGO_PKG_VERSION"))),
@@ -54,13 +65,12 @@ fn s3(bucket: &str, settings: &BucketSettings) -> Result<Objects, BucketError> {
     if let Some(endpoint) = &settings.endpoint {
         builder = with_endpoint(builder, endpoint, bucket, settings.virtual_hosted_style)?;
     }
-    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
     let is_sealed = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
     // TLS protects bodies already, and the hash of each would cost three times as much as all else.
     builder = builder.with_unsigned_payload(is_sealed);
-    if let Some(credentials) = profile_credentials()? {
-        builder = builder.with_credentials(credentials);
-    }
     let store = builder.build().map_err(|error| BucketError::Settings { what: chain(&error) })?;
     Ok(Objects::with_parts(Arc::new(store)))
 }

@@ -31,7 +31,7 @@ pub(super) enum Lost {
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) bytes: Bytes,
-    pub(super) _taken: Taken,
+    pub(super) _taken: Option<Taken>,
 }
 
 type Arrived = Result<Fetch, Lost>;
@@ -120,7 +120,7 @@ impl Ranges {
             };
             let fetched = store.get(&key, Part::Range(range), len, e_tag.as_deref()).await;
             let bytes = fetched.map_err(Lost::Bucket)?.bytes;
-            Ok(Fetch { bytes, _taken: taken })
+            Ok(Fetch { bytes, _taken: Some(taken) })
         }
         .boxed()
     }

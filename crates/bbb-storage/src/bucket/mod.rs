@@ -22,6 +22,9 @@ mod cas;
 mod connect;
 mod existence;
 mod fetch;
+#[cfg(any(test, feature = "conformance"))]
+#[allow(clippy::panic, reason = "a check that fails panics")]
+pub mod hostile;
 #[allow(dead_code, reason = "for the collector, which comes next")]
 mod keys;
 #[allow(dead_code, reason = "the tier asks it next")]

@@ -237,10 +237,12 @@ impl Index {
         }
     }
 
-    fn from_payload(size_bytes: u64, payload: &[u8], rest: &[u8]) -> Option<Self> {
+    /// What its payload and the end of its trailer say, if they do not contradict each other. Whoever calls
+    /// it has seen to the checksum.
+    pub(super) fn from_payload(size_bytes: u64, payload: &[u8], rest: &[u8]) -> Option<Self> {
         let (segments, chunk_log) = (number(&rest[..4]) as usize, u32::from(rest[4]));
         let encoding = encoding_of(rest[5])?;
-        if !(16..=30).contains(&chunk_log) {
+        if !(16..=24).contains(&chunk_log) {
             return None;
         }
         let count = usize::try_from(size_bytes.div_ceil(1 << chunk_log)).ok()?;

@@ -17,8 +17,11 @@ use super::object::{
 /// How many decoded bytes are made at a time.
 const PIECE_BYTES: usize = 128 << 10;
 
-/// A blob is stored as it is unless its first chunk gets smaller by one part of so many.
+/// A blob is stored as it is unless what it begins with gets smaller by one part of so many.
 const WORTHWHILE: usize = 32;
+
+/// How much of a blob is looked at for that.
+const SAMPLE_BYTES: usize = 128 << 10;
 
 /// A blob on its way into an object.
 pub(super) struct Packer {
@@ -166,22 +169,14 @@ impl Packer {
         match self.form {
             Form::Frames(_) => {}
             Form::Identity => self.store_identity(out),
-            Form::Compressed => {
+            Form::Undecided if !is_worthwhile(&self.chunk).map_err(broken)? => {
+                self.form = Form::Identity;
+                self.store_identity(out);
+            }
+            Form::Undecided | Form::Compressed => {
+                self.form = Form::Compressed;
                 let frame = codec::encode_bytes(&self.chunk).map_err(broken)?;
                 self.store_frame(&frame, out);
-            }
-            Form::Undecided => {
-                let frame = codec::encode_bytes(&self.chunk).map_err(broken)?;
-                match frame.len() + frame.len() / WORTHWHILE < self.chunk.len() {
-                    true => {
-                        self.form = Form::Compressed;
-                        self.store_frame(&frame, out);
-                    }
-                    false => {
-                        self.form = Form::Identity;
-                        self.store_identity(out);
-                    }
-                }
             }
         }
         self.chunk.clear();
@@ -280,6 +275,13 @@ impl Frames {
         self.between = self.decoder.run(&mut input, &mut out)? == 0;
         Ok((input.pos(), out.pos()))
     }
+}
+
+/// Whether it pays to compress what begins so.
+fn is_worthwhile(chunk: &[u8]) -> io::Result<bool> {
+    let sample = &chunk[..chunk.len().min(SAMPLE_BYTES)];
+    let len = codec::encode_bytes(sample)?.len();
+    Ok(len + len / WORTHWHILE < sample.len())
 }
 
 fn unreadable(digest: Digest, error: &io::Error) -> Error {

@@ -51,11 +51,11 @@ impl Upload {
         let open = match &objects.parts {
             Some(parts) => {
                 let begin = || parts.create_multipart(key);
-                Open::Parts(Arc::clone(parts), store.run(Request::Multipart, begin).await?)
+                Open::Parts(Arc::clone(parts), store.run(Request::Multipart, 0, begin).await?)
             }
             None => {
                 let begin = || objects.store.put_multipart(key);
-                Open::Plain(store.run(Request::Multipart, begin).await?)
+                Open::Plain(store.run(Request::Multipart, 0, begin).await?)
             }
         };
         let (store, key, group) = (Arc::clone(store), key.clone(), group.clone());
@@ -76,7 +76,7 @@ impl Upload {
                         add(&store.counters.bytes_out, len);
                         parts.put_part(&key, &id, at, PutPayload::from(part.clone()))
                     };
-                    Ok((at, Some(store.run(Request::Part, send).await?)))
+                    Ok((at, Some(store.run(Request::Part, len, send).await?)))
                 }
                 .boxed()
             }
@@ -114,7 +114,7 @@ impl Upload {
                         },
                     }
                 };
-                self.store.run(Request::Multipart, complete).await?;
+                self.store.run(Request::Multipart, 0, complete).await?;
             }
             Open::Plain(upload) => {
                 self.store.counters.request(Request::Multipart);
@@ -137,7 +137,7 @@ impl Drop for Upload {
         self.group.spawn("abort upload", async move {
             let aborted = match open {
                 Open::Parts(parts, id) => {
-                    store.run(Request::Multipart, || parts.abort_multipart(&key, &id)).await
+                    store.run(Request::Multipart, 0, || parts.abort_multipart(&key, &id)).await
                 }
                 Open::Plain(mut upload) => upload.abort().await.map_err(Failure::of),
                 Open::Closed => Ok(()),

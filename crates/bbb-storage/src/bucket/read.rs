@@ -171,7 +171,7 @@ fn damaged(digest: Digest, damage: &Damage) -> Error {
 }
 
 /// The checked bytes of a small blob's object, decoded unless frames are wanted and there.
-fn check_small(
+pub(super) fn check_small(
     digest: Digest,
     object: &Bytes,
     wants_frames: bool,

@@ -16,8 +16,12 @@ use super::{
     wire::ServerFault,
 };
 
-/// The longest that one attempt may take.
+/// The longest that one attempt may take, bodies apart.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a body may take in addition: a second for so many bytes. A thin line that all transfers share is
+/// no fault.
+const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 
 /// The pause after the first fault, and after the server asked to slow down.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -127,22 +131,25 @@ impl Verdict {
     }
 }
 
-/// Sends a request until it succeeds, cannot succeed, or the time is up. `attempt` makes it anew.
+/// Sends a request until it succeeds, cannot succeed, or the time is up. `attempt` makes it anew; its
+/// body, of whichever way, has about `body_bytes`.
 pub(super) async fn run<T, F>(
     deadline: Duration,
     counters: &Counters,
     request: Request,
+    body_bytes: u64,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Failure>
 where
     F: Future<Output = object_store::Result<T>>,
 {
     let ends = Instant::now() + deadline;
+    let longest = ATTEMPT_TIMEOUT + Duration::from_secs(body_bytes / SLOWEST_BYTES_PER_S);
     let mut tries = 0;
     loop {
         tries += 1;
         counters.request(request);
-        let time = ATTEMPT_TIMEOUT.min(ends - Instant::now());
+        let time = longest.min(ends - Instant::now());
         let (last, verdict) = match time::timeout(time, attempt()).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => (chain(&error), Verdict::of(&error)),
@@ -225,21 +232,21 @@ mod tests {
     async fn faults_are_tried_again_until_the_deadline() {
         let counters = Counters::default();
         let tries = Cell::new(0);
-        let second = run(Duration::from_secs(50), &counters, Request::Get, || {
+        let second = run(Duration::from_secs(50), &counters, Request::Get, 0, || {
             tries.set(tries.get() + 1);
             let tries = tries.get();
             async move { if tries < 3 { Err(server(500, "InternalError")) } else { Ok(tries) } }
         });
         assert_eq!(second.await.unwrap(), 3);
         let began = Instant::now();
-        let never = run(Duration::from_secs(50), &counters, Request::Get, || async {
+        let never = run(Duration::from_secs(50), &counters, Request::Get, 0, || async {
             Err::<(), _>(server(503, "SlowDown"))
         });
         let failure = never.await.unwrap_err();
         assert!(matches!(failure, Failure::Unavailable { tries, .. } if tries > 8), "{failure}");
         assert!(began.elapsed() <= Duration::from_secs(50));
         // A server that never answers does not use up the deadline at once.
-        let silent = run(Duration::from_secs(50), &counters, Request::Get, || {
+        let silent = run(Duration::from_secs(50), &counters, Request::Get, 0, || {
             std::future::pending::<object_store::Result<()>>()
         });
         let failure = silent.await.unwrap_err();
@@ -250,7 +257,7 @@ mod tests {
     async fn what_cannot_succeed_is_sent_once() {
         for (error, tell) in [(403, "refuses"), (507, "full")] {
             let counters = Counters::default();
-            let refused = run(Duration::from_secs(50), &counters, Request::Put, || async move {
+            let refused = run(Duration::from_secs(50), &counters, Request::Put, 0, || async move {
                 Err::<(), _>(server(error, "AccessDenied"))
             });
             let failure = refused.await.unwrap_err();

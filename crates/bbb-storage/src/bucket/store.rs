@@ -86,8 +86,9 @@ impl Store {
         limit_bytes: u64,
         e_tag: Option<&str>,
     ) -> Result<Fetched, Failure> {
-        let fetched =
-            self.run(Request::Get, || self.get_once(key, &part, limit_bytes, e_tag)).await?;
+        let fetched = self
+            .run(Request::Get, limit_bytes, || self.get_once(key, &part, limit_bytes, e_tag))
+            .await?;
         add(&self.counters.bytes_in, fetched.bytes.len() as u64);
         Ok(fetched)
     }
@@ -122,7 +123,7 @@ impl Store {
 
     /// Looks at an object.
     pub(super) async fn head(&self, key: &Path) -> Result<ObjectMeta, Failure> {
-        self.run(Request::Head, || self.objects.store.head(key)).await
+        self.run(Request::Head, 0, || self.objects.store.head(key)).await
     }
 
     /// Writes an object, in place of an older one.
@@ -147,13 +148,13 @@ impl Store {
             let options = PutOptions { mode: mode.clone(), ..PutOptions::default() };
             self.objects.store.put_opts(key, payload.clone(), options)
         };
-        self.run(Request::Put, put).await?;
+        self.run(Request::Put, len, put).await?;
         Ok(())
     }
 
     /// Deletes an object; that there is none is as good.
     pub(super) async fn delete(&self, key: &Path) -> Result<(), Failure> {
-        match self.run(Request::Delete, || self.objects.store.delete(key)).await {
+        match self.run(Request::Delete, 0, || self.objects.store.delete(key)).await {
             Ok(()) | Err(Failure::Missing) => Ok(()),
             Err(failure) => Err(failure),
         }
@@ -165,7 +166,7 @@ impl Store {
             let options = CopyOptions { mode: CopyMode::Overwrite, ..CopyOptions::default() };
             self.objects.store.copy_opts(from, to, options)
         };
-        self.run(Request::Copy, copy).await
+        self.run(Request::Copy, 0, copy).await
     }
 
     /// Lists what lies under a prefix and behind a key, at most `limit` objects, in the order of keys.
@@ -184,19 +185,21 @@ impl Store {
             };
             listing.take(limit).try_collect::<Vec<_>>()
         };
-        self.run(Request::List, list).await
+        self.run(Request::List, 0, list).await
     }
 
-    /// One operation: its attempts, each of which waits for its turn.
+    /// One operation: its attempts, each of which waits for its turn. The body, of whichever way, has about
+    /// `body_bytes`.
     pub(super) async fn run<T, F>(
         &self,
         request: Request,
+        body_bytes: u64,
         mut attempt: impl FnMut() -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = object_store::Result<T>>,
     {
-        retry::run(self.deadline, &self.counters, request, || {
+        retry::run(self.deadline, &self.counters, request, body_bytes, || {
             let attempt = attempt();
             async {
                 // It is never closed.

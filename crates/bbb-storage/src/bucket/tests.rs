@@ -12,6 +12,7 @@ use super::*;
 mod big;
 mod damage;
 mod faults;
+mod proxy;
 mod servers;
 
 fn instance(name: &str) -> InstanceName {

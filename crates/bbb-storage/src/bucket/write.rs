@@ -85,7 +85,7 @@ impl Place {
             Encoding::Zstd => 2 * max_encoded_bytes(self.digest.size_bytes()) + 1,
         };
         let packer = Arc::new(Mutex::new(Some(packer)));
-        Ok(Feed { place: self.clone(), pieces, packer, rest: limit_bytes })
+        Ok(Feed { place: self.clone(), pieces, came: Bytes::new(), packer, rest: limit_bytes })
     }
 
     async fn write_small(&self, mut feed: Feed) -> Result<()> {
@@ -126,6 +126,8 @@ impl Place {
 struct Feed {
     place: Place,
     pieces: BoxStream<'static, io::Result<Bytes>>,
+    /// What came last and is not worked on yet.
+    came: Bytes,
     /// Shared with the blocking thread that is at work, if one is. None after the end.
     packer: Arc<Mutex<Option<Packer>>>,
     /// How many bytes may come yet.
@@ -137,10 +139,14 @@ impl Feed {
     async fn gather(&mut self) -> Result<Option<Vec<Bytes>>> {
         let (mut pieces, mut gathered) = (Vec::new(), 0);
         while gathered < STEP_BYTES && self.rest > 0 {
-            let Some(piece) = self.pieces.next().await else { break };
-            let digest = self.place.digest;
-            let mut piece = piece.map_err(|source| Error::BrokenOff { digest, source })?;
-            piece.truncate(usize::try_from(self.rest).unwrap_or(usize::MAX));
+            if self.came.is_empty() {
+                let Some(piece) = self.pieces.next().await else { break };
+                let digest = self.place.digest;
+                self.came = piece.map_err(|source| Error::BrokenOff { digest, source })?;
+            }
+            // One piece may be the whole of a big blob.
+            let most = self.rest.min((STEP_BYTES - gathered) as u64) as usize;
+            let piece = self.came.split_to(self.came.len().min(most));
             self.rest -= piece.len() as u64;
             gathered += piece.len();
             if !piece.is_empty() {

@@ -58,6 +58,7 @@ use snapshot::Snapshot;
 use view::{Segments, View};
 
 pub(crate) use file::open as open_stored;
+pub(crate) use growing::Growing;
 pub(crate) use results::{decode as decode_result, encode as encode_result};
 pub use room::Reservation;
 pub use state::OpenError;

@@ -5,7 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use async_trait::async_trait;
 use bbb_digest::{Digest, InstanceName};
 
-use crate::{Blob, Cas, Disk, Error, Result, Source, Wanted};
+use crate::{Blob, Cas, Disk, Encoding, Error, Result, Source, Wanted};
 
 use super::{
     fetch::{Fetches, Progress, Request, SMALL_BYTES},
@@ -18,9 +18,6 @@ const WORTH_WAITING_BYTES: u64 = 8 << 20;
 
 /// Which part of a large blob has to be wanted for the whole of it to be fetched.
 const WORTH_FETCHING_PART: u64 = 4;
-
-/// How often a read looks near again because blobs have landed there since.
-const LOOKS: usize = 4;
 
 #[derive(Clone)]
 pub(super) struct Blobs {
@@ -43,9 +40,22 @@ impl Blobs {
         Self { near: disk.cas(&instance), instance, far, disk, fetches, queue: None }
     }
 
-    /// Reads what is not near.
-    async fn get_far(&self, digest: Digest, wanted: Wanted, landed: u64) -> Result<Option<Blob>> {
-        let reader = match self.is_worth_fetching(digest, wanted) {
+    /// Reads what is not near; nothing if it may be near by now.
+    async fn get_far(
+        &self,
+        digest: Digest,
+        wanted: Wanted,
+        landed: Option<u64>,
+    ) -> Result<Option<Blob>> {
+        let is_small = digest.size_bytes() <= SMALL_BYTES;
+        if !is_small
+            && wanted.is_all()
+            && wanted.prefer == Encoding::Zstd
+            && let Some(turn) = self.fetches.turn_to_pass(&self.instance, digest)
+        {
+            return self.pass(digest, turn).await.map(Some);
+        }
+        let reader = match is_small || is_worth_fetching(digest, wanted) {
             true => self.begin(digest, wanted, landed),
             false => match self.join_in_reach(digest, wanted) {
                 Some(reader) => Some(reader),
@@ -59,7 +69,12 @@ impl Blobs {
     }
 
     /// Becomes a reader of the blob's fetch, which begins if none runs; nothing if it may be near by now.
-    pub(super) fn begin(&self, digest: Digest, wanted: Wanted, landed: u64) -> Option<Reader> {
+    pub(super) fn begin(
+        &self,
+        digest: Digest,
+        wanted: Wanted,
+        landed: Option<u64>,
+    ) -> Option<Reader> {
         let request = Request { far: Arc::clone(&self.far), prefer: wanted.prefer };
         let begun = self.fetches.join_or_begin(&self.instance, digest, request, landed);
         begun.map(|progress| self.reader(progress, digest))
@@ -78,40 +93,38 @@ impl Blobs {
         is_in_reach.then(|| self.reader(progress, digest))
     }
 
-    /// Whether the whole blob is fetched for this read. A small part of a large blob is read straight
-    /// from far instead, since those who want it would wait for all that stands before it.
-    fn is_worth_fetching(&self, digest: Digest, wanted: Wanted) -> bool {
-        let size_bytes = digest.size_bytes();
-        let range = wanted.within(size_bytes);
-        size_bytes <= SMALL_BYTES
-            || range.start <= WORTH_WAITING_BYTES
-                && range.end - range.start >= size_bytes / WORTH_FETCHING_PART
-    }
-
     fn reader(&self, progress: tokio::sync::watch::Receiver<Progress>, digest: Digest) -> Reader {
         Reader { progress, far: Arc::clone(&self.far), digest }
     }
 }
 
+/// Whether the whole of a large blob is fetched for this read. A small part is read straight from far
+/// instead, since those who want it would wait for all that stands before it.
+fn is_worth_fetching(digest: Digest, wanted: Wanted) -> bool {
+    let size_bytes = digest.size_bytes();
+    let range = wanted.within(size_bytes);
+    range.start <= WORTH_WAITING_BYTES
+        && range.end - range.start >= size_bytes / WORTH_FETCHING_PART
+}
+
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl Cas for Blobs {
     async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob> {
-        for _ in 0..LOOKS {
+        // Looks near once more if blobs have landed there since it did; then it may be fetched twice.
+        for is_last in [false, true] {
             let landed = self.fetches.landed();
             match self.near.get(digest, wanted).await {
                 Ok(blob) => return Ok(blob),
                 Err(Error::Missing(_)) => {}
                 Err(error) => tracing::warn!(%digest, %error, "cannot read near, asking far"),
             }
+            let landed = (!is_last).then_some(landed);
             if let Some(blob) = self.get_far(digest, wanted, landed).await? {
                 return Ok(blob);
             }
         }
-        // Others land all the time: at the worst this one is fetched twice.
-        match self.get_far(digest, wanted, self.fetches.landed()).await? {
-            Some(blob) => Ok(blob),
-            None => straight(&self.far, digest, wanted).await,
-        }
+        straight(&self.far, digest, wanted).await
     }
 
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {

@@ -6,7 +6,7 @@
 //! itself without any looks again under that lock before it takes itself out: so none comes too late.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -37,7 +37,7 @@ const APPEND_BYTES: usize = 1 << 20;
 const LARGE_IN_MEMORY_BYTES: u64 = 2 * APPEND_BYTES as u64;
 
 /// The end of a larger blob that nobody gets before the whole of it was found to be right.
-const HELD_BACK_BYTES: u64 = 64 << 10;
+pub(super) const HELD_BACK_BYTES: u64 = 64 << 10;
 
 /// What a permit of the buffers stands for.
 const PERMIT_BYTES: u64 = 1 << 10;
@@ -73,6 +73,8 @@ pub(super) struct Fetches {
     near: Arc<Disk>,
     group: TaskGroup,
     running: Mutex<HashMap<Id, Arc<watch::Sender<Progress>>>>,
+    /// Blobs whose frames are passed through to one reader.
+    passing: Mutex<HashSet<Id>>,
     /// How many have put a blob near.
     landed: AtomicU64,
     buffers: Semaphore,
@@ -87,6 +89,7 @@ impl Fetches {
             near: Arc::clone(near),
             group: group.clone(),
             running: Mutex::default(),
+            passing: Mutex::default(),
             landed: AtomicU64::new(0),
             buffers: Semaphore::new(permits as usize),
             buffer_permits: permits,
@@ -108,20 +111,20 @@ impl Fetches {
     }
 
     /// Becomes a reader of the fetch of a blob, which begins if none runs. Nothing if blobs have landed
-    /// since there were `landed`: then this one may be near by now.
+    /// since there were `landed`, if that is said: then this one may be near by now.
     pub(super) fn join_or_begin(
         self: &Arc<Self>,
         instance: &InstanceName,
         digest: Digest,
         request: Request,
-        landed: u64,
+        landed: Option<u64>,
     ) -> Option<watch::Receiver<Progress>> {
         let id = (instance.clone(), digest);
         let mut running = self.running();
         if let Some(fetch) = running.get(&id) {
             return Some(fetch.subscribe());
         }
-        if self.landed() != landed {
+        if landed.is_some_and(|landed| landed != self.landed()) {
             return None;
         }
         let (progress, reader) = watch::channel(Progress::Asked);
@@ -131,6 +134,20 @@ impl Fetches {
         let fetch = Fetch { fetches: Arc::clone(self), id, progress };
         self.group.spawn("fetch", fetch.run(request));
         Some(reader)
+    }
+
+    /// Takes the turn to pass the frames of a blob through; nothing if somebody has it, or the blob is
+    /// being fetched.
+    pub(super) fn turn_to_pass(
+        self: &Arc<Self>,
+        instance: &InstanceName,
+        digest: Digest,
+    ) -> Option<Turn> {
+        let id = (instance.clone(), digest);
+        if self.running().contains_key(&id) || !self.passing().insert(id.clone()) {
+            return None;
+        }
+        Some(Turn { fetches: Arc::clone(self), id })
     }
 
     /// How many run.
@@ -143,10 +160,26 @@ impl Fetches {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn passing(&self) -> MutexGuard<'_, HashSet<Id>> {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn buffer(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
         let permits = bytes.div_ceil(PERMIT_BYTES).min(u64::from(self.buffer_permits)) as u32;
         let acquired = self.buffers.acquire_many(permits).await;
         acquired.map_err(|error| Error::unavailable("fetching", io::Error::other(error)))
+    }
+}
+
+/// The turn to pass the frames of a blob through, given back when dropped.
+pub(super) struct Turn {
+    fetches: Arc<Fetches>,
+    id: Id,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.fetches.passing().remove(&self.id);
     }
 }
 
@@ -165,9 +198,9 @@ struct Fetch {
 }
 
 /// What a fetch ends with.
-enum End {
-    /// In memory, to be kept near.
-    Memory(Checked, Option<Bytes>),
+enum End<'a> {
+    /// In memory, to be kept near; the frames that it came in, if it did; and the memory that it takes.
+    Memory(Checked, Option<Bytes>, SemaphorePermit<'a>),
     /// In a file of the near tier.
     File(PinnedFile),
     NoRoom,
@@ -193,7 +226,7 @@ impl Fetch {
             }
         };
         match ended {
-            Ok(End::Memory(checked, frames)) => {
+            Ok(End::Memory(checked, frames, _buffer)) => {
                 let bytes = checked.bytes().clone();
                 let landed = |is_kept| Landed::Memory {
                     bytes: bytes.clone(),
@@ -221,7 +254,7 @@ impl Fetch {
         }
     }
 
-    async fn bring(&self, request: Request) -> Result<End> {
+    async fn bring(&self, request: Request) -> Result<End<'_>> {
         let (_, digest) = self.id;
         let size_bytes = digest.size_bytes();
         let brought = match size_bytes <= SMALL_BYTES {
@@ -239,10 +272,10 @@ impl Fetch {
     }
 
     /// Fetches a blob into memory.
-    async fn bring_small(&self, request: &Request) -> Result<End> {
+    async fn bring_small(&self, request: &Request) -> Result<End<'_>> {
         let (_, digest) = self.id;
         let size_bytes = digest.size_bytes();
-        let _buffer = self.fetches.buffer(size_bytes).await?;
+        let buffer = self.fetches.buffer(size_bytes).await?;
         let wanted = Wanted { prefer: request.prefer, ..Wanted::ALL };
         let blob = request.far.get(digest, wanted).await?;
         let (bytes, frames) = match (blob.encoding, blob.content) {
@@ -252,11 +285,11 @@ impl Fetch {
             }
             (_, content) => (gather(digest, Blob { content, ..blob }).await?, None),
         };
-        Ok(End::Memory(Checked::new(digest, bytes).await?, frames))
+        Ok(End::Memory(Checked::new(digest, bytes).await?, frames, buffer))
     }
 
     /// Fetches a blob into a file of the near tier that readers follow.
-    async fn bring_large(&self, request: &Request) -> Result<End> {
+    async fn bring_large(&self, request: &Request) -> Result<End<'_>> {
         let (instance, digest) = &self.id;
         let (digest, near) = (*digest, &self.fetches.near);
         if digest.size_bytes() > near.stats().limit_bytes {
@@ -310,7 +343,7 @@ impl Fetch {
         }
     }
 
-    fn no_room(&self, error: &Error) -> End {
+    fn no_room(&self, error: &Error) -> End<'_> {
         let (_, digest) = self.id;
         match error {
             Error::Full { .. } => tracing::debug!(%digest, %error, "not kept near"),
@@ -350,7 +383,9 @@ impl Drop for Fetch {
 }
 
 /// What comes next and what is there behind it already, up to a bound.
-async fn next_pieces(stream: &mut BoxStream<'static, Result<Bytes>>) -> Result<Option<Vec<Bytes>>> {
+pub(super) async fn next_pieces(
+    stream: &mut BoxStream<'static, Result<Bytes>>,
+) -> Result<Option<Vec<Bytes>>> {
     let Some(first) = stream.try_next().await? else { return Ok(None) };
     let (mut gathered, mut pieces) = (first.len(), vec![first]);
     while gathered < APPEND_BYTES

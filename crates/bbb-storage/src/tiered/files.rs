@@ -30,8 +30,8 @@ impl LocalFiles for Files {
         let full = |what: &str| {
             Err(Error::Full { size_bytes: digest.size_bytes(), what: what.to_owned() })
         };
-        for _ in 0..ATTEMPTS {
-            let landed = self.blobs.fetches.landed();
+        for attempt in 0..ATTEMPTS {
+            let landed = (attempt == 0).then(|| self.blobs.fetches.landed());
             match self.near.pin(digest, executable).await {
                 Err(Error::Missing(_)) => {}
                 pinned => return pinned,

@@ -5,6 +5,10 @@
 //! nothing else; however many want a blob that is not near, far is asked for it once, and all of them
 //! read it while it comes in; trouble near never fails what far can do; a fault of far is never a miss.
 //!
+//! Blobs are checked against their hash before the last of their bytes is given to anyone, and before they
+//! are near. A part of a large blob that is not near yet cannot be: it is what far says it is, and the far
+//! tier has to check what it gives by other means (as the bucket does, frame by frame).
+//!
 //! What lies near is a copy and no promise: it may be evicted at any moment, and a blob that is near may
 //! be gone far. The one exception is what waits to be written back, see `write_back`.
 //!
@@ -15,6 +19,7 @@
 mod blobs;
 mod fetch;
 mod files;
+mod pass;
 mod read;
 mod results;
 mod write;
@@ -60,7 +65,7 @@ impl Default for TieredSettings {
 /// The far tier of one instance.
 #[derive(Clone, Debug)]
 pub struct Far {
-    /// Its blobs. What it gives whole was checked; a stream that ends without an error too.
+    /// Its blobs. Parts that it gives are right; what it gives whole is checked here once more.
     pub cas: Arc<dyn Cas>,
     /// Its results.
     pub results: Arc<dyn ActionCache>,
@@ -94,7 +99,8 @@ impl Tiered {
     }
 
     /// Has writes acknowledged by the near tier and written far behind, by a task of `group`; goes on with
-    /// what waited when the node ended. Call it right after the disk was opened.
+    /// what waited when the node ended. Call it right after the disk was opened; with
+    /// [`WriteBackSettings::leftovers`] where writes are not to wait.
     ///
     /// # Errors
     /// [`Error::Unavailable`](crate::Error::Unavailable) if the folder of what waits cannot be read.

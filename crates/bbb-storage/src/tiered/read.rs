@@ -180,7 +180,7 @@ fn checked(
     .boxed()
 }
 
-async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
+pub(super) async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
     if piece.len() <= HASH_AT_ONCE_BYTES {
         hasher.update(&piece);
         return Ok(hasher);
@@ -192,7 +192,7 @@ async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
     hashed.await.map_err(|error| Error::unavailable("hashing", io::Error::other(error)))
 }
 
-fn damaged(digest: Digest, found: String) -> Error {
+pub(super) fn damaged(digest: Digest, found: String) -> Error {
     tracing::warn!(%digest, found, "the far tier gives other bytes");
     let source = io::Error::new(io::ErrorKind::InvalidData, format!("found {found}"));
     Error::unavailable(format!("reading {digest}: it is damaged"), source)

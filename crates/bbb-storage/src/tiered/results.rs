@@ -3,7 +3,7 @@
 //! Results change, other than blobs, and any node may write one. So far is asked for each, and near keeps
 //! what it said in memory for a few seconds alone: long enough for the burst in which a build asks, short
 //! enough that nobody is given for long what another node has replaced. What far does not know is not
-//! remembered at all, and a fault of far is a fault, however well the last answer is remembered.
+//! remembered at all, and after that moment a fault of far is a fault: an old answer is never better than none.
 
 use std::{
     fmt,
@@ -103,8 +103,10 @@ impl ActionCache for Results {
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
         let key = (self.instance.clone(), action);
         let stored = match &self.queue {
-            Some(queue) => queue.add_result(&self.instance, action, &result).await,
-            None => self.far.put(action, result).await,
+            Some(queue) if queue.takes_results() => {
+                queue.add_result(&self.instance, action, &result).await
+            }
+            _ => self.far.put(action, result).await,
         };
         // Also when it failed: it may have come about.
         self.fresh.forget(&key);

@@ -53,15 +53,14 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
         }
     }
     let expire_after = flags.expire_after.as_deref();
-    let expire_after = expire_after
-        .map(|after| parse_timeout("expire_after", Some(after), Duration::ZERO, false))
-        .transpose()?;
+    let expire_after = expire_after.map(parse_expiry).transpose()?;
+    let compress = parse_flag("compress", flags.compress.as_deref(), true)?;
     let Some(bucket) = flags.bucket.as_deref() else {
         return refuse_without_bucket(flags).map(|()| None);
     };
     let location = bucket.parse::<BucketLocation>();
     Ok(Some(BucketFlags {
-        location: location.map_err(|error| Refusal::value("bucket", bucket, &error.to_string()))?,
+        location: location.map_err(|error| Refusal::value("bucket", bucket, error.to_string()))?,
         region: flags.region.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned()),
         endpoint: flags.endpoint.clone(),
         virtual_hosted_style: parse_flag(
@@ -69,10 +68,21 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
             flags.virtual_hosted_style.as_deref(),
             false,
         )?,
-        compress: parse_flag("compress", flags.compress.as_deref(), true)?,
+        compress,
         expire_after,
         write_back: parse_flag("write_back", flags.write_back.as_deref(), false)?,
     }))
+}
+
+/// The shortest time after which anything expires: below it, what clocks are off would count.
+const MIN_EXPIRE_AFTER: Duration = Duration::from_secs(60);
+
+fn parse_expiry(text: &str) -> Result<Duration, Refusal> {
+    let after = parse_timeout("expire_after", Some(text), Duration::ZERO, false)?;
+    match after < MIN_EXPIRE_AFTER {
+        true => Err(Refusal::value("expire_after", text, "use at least 1m, like 30d")),
+        false => Ok(after),
+    }
 }
 
 /// Refuses what would do nothing without a bucket.

@@ -249,7 +249,10 @@ fn what_is_wrong_is_said_in_one_line() {
         assert!(told.contains(expected), "{flag}\n  gave: {told}\n  not:  {expected}");
         assert!(!told.contains("topsecret"), "{told}");
     }
-    let table: [(&[&str], &str); 6] = [
+    let table: [(&[&str], &str); 9] = [
+        (&["--bucket="], "--bucket=: '' names no bucket; write name, s3://name/prefix or"),
+        (&["--bucket=ab"], "--bucket=ab: 'ab' is no bucket name"),
+        (&["--bucket=abc", "--expire_after=5s"], "--expire_after=5s: use at least 1m"),
         (&["--port=1", "-port=2"], "--port is given more than once"),
         (&["--join", "--compress"], "--join needs a value: --join=HOST:PORT,..."),
         (

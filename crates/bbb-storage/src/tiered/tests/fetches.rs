@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures::{TryStreamExt as _, future};
 
-use crate::{Error, Wanted, conformance};
+use crate::{Content, Encoding, Error, Wanted, conformance};
 
 use super::{
     super::*,
@@ -25,8 +25,7 @@ async fn however_many_read_it_is_fetched_once() {
         let readers = (0..200).map(|at| {
             let (cas, bytes) = (Arc::clone(&rig.cas), bytes.clone());
             let wanted = match at % 3 {
-                0 => Wanted::ALL_ZSTD,
-                1 => Wanted::ALL,
+                0 | 1 => Wanted::ALL,
                 _ => Wanted::part(len as u64 / 7, None),
             };
             async move {
@@ -208,4 +207,59 @@ async fn stopping_ends_fetches_and_their_readers() {
     assert_eq!(rig.group.shut_down(Duration::from_secs(60)).await, 0);
     let read = conformance::read_all(blob).await;
     assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_of_a_large_blob_pass_through_to_one_and_all_others_share() {
+    for (limit_bytes, encoding) in
+        [(1 << 30, Encoding::Zstd), (1 << 20, Encoding::Zstd), (1 << 30, Encoding::Identity)]
+    {
+        let rig = Rig::new(limit_bytes);
+        rig.remote.has_frames.store(encoding == Encoding::Zstd, Ordering::SeqCst);
+        let (digest, bytes) = rig.remote.have(LEN);
+        rig.remote.hold_pieces();
+        let first = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
+        assert_eq!(first.encoding, encoding);
+        rig.remote.let_pieces(1 << 10);
+        let others = future::join_all((0..5).map(|_| rig.cas.get(digest, Wanted::ALL_ZSTD)));
+        for other in others.await {
+            assert!(conformance::read_all(other.unwrap()).await.unwrap() == bytes);
+        }
+        let is_kept = limit_bytes > LEN as u64;
+        if is_kept {
+            assert_eq!(rig.remote.gets(), 2);
+        }
+        assert!(conformance::read_all(first).await.unwrap() == bytes);
+        rig.until_quiet().await;
+        assert_eq!(rig.is_near(digest).await, is_kept);
+
+        let (digest, bytes) = rig.remote.have(LEN);
+        let blob = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
+        assert!(conformance::read_all(blob).await.unwrap() == bytes);
+        assert_eq!(rig.is_near(digest).await, is_kept);
+        // One that is left half-way leaves nothing.
+        let (digest, _) = rig.remote.have(LEN);
+        let mut stream = match rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap().content {
+            Content::Stream(stream) => stream,
+            other => panic!("{other:?}"),
+        };
+        assert!(stream.try_next().await.unwrap().is_some());
+        drop(stream);
+        until(|| rig.temporary_files() == 0).await;
+        assert!(rig.near.stats().taken_bytes <= 2 * LEN as u64 + (1 << 20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_not_right_are_passed_to_nobody_whole() {
+    let rig = Rig::new(1 << 30);
+    rig.remote.has_frames.store(true, Ordering::SeqCst);
+    rig.remote.is_wrong.store(true, Ordering::SeqCst);
+    let (digest, _) = rig.remote.have(LEN);
+    let blob = rig.cas.get(digest, Wanted::ALL_ZSTD).await.unwrap();
+    assert_eq!(blob.encoding, Encoding::Zstd);
+    let read = conformance::read_all(blob).await;
+    assert!(matches!(read, Err(Error::Unavailable { .. })), "{read:?}");
+    assert!(!rig.is_near(digest).await);
+    until(|| rig.temporary_files() == 0).await;
 }

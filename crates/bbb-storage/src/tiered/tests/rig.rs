@@ -40,7 +40,7 @@ pub(super) struct Remote {
     pub(super) is_out: AtomicBool,
     /// Whether it gives bytes that are not right.
     pub(super) is_wrong: AtomicBool,
-    /// Whether it gives small blobs as zstd frames to those who prefer them.
+    /// Whether it gives blobs as zstd frames to those who prefer them.
     pub(super) has_frames: AtomicBool,
     /// One permit for each piece that it streams; unlimited unless the test takes them.
     pub(super) pieces: Arc<Semaphore>,
@@ -173,15 +173,15 @@ impl Cas for Remote {
         let range = wanted.within(size_bytes);
         let part = bytes.slice(range.start as usize..range.end as usize);
         let is_small = size_bytes <= 4 << 20;
-        let (encoding, content) = match is_small {
-            true if wanted.prefer == Encoding::Zstd
-                && wanted.is_all()
-                && self.has_frames.load(Ordering::SeqCst) =>
-            {
-                (Encoding::Zstd, Content::Bytes(zstd::encode_bytes(&part).unwrap()))
-            }
-            true => (Encoding::Identity, Content::Bytes(part)),
-            false => (Encoding::Identity, Content::Stream(self.stream(&part))),
+        let has_frames = self.has_frames.load(Ordering::SeqCst);
+        let (encoding, part) =
+            match wanted.prefer == Encoding::Zstd && wanted.is_all() && has_frames {
+                true => (Encoding::Zstd, zstd::encode_bytes(&part).unwrap()),
+                false => (Encoding::Identity, part),
+            };
+        let content = match is_small {
+            true => Content::Bytes(part),
+            false => Content::Stream(self.stream(&part)),
         };
         Ok(Blob { size_bytes, encoding, content })
     }

@@ -45,7 +45,7 @@ fn action(name: &str) -> Digest {
     Digest::of(Function::Sha256, name.as_bytes())
 }
 
-async fn until_written(tiered: &Tiered) {
+pub(super) async fn until_written(tiered: &Tiered) {
     until(|| {
         let waiting = tiered.waiting();
         (waiting.blobs, waiting.results) == (0, 0)
@@ -139,6 +139,27 @@ async fn what_waits_goes_on_after_a_restart() {
     until_written(&rig.tiered).await;
     assert!(digests.iter().all(|digest| rig.remote.has(*digest)));
     assert_eq!(rig.remote.result(action("one")).unwrap().exit_code, 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_write_back_writes_what_one_left() {
+    let rig = rig().await;
+    rig.remote.is_out.store(true, Ordering::SeqCst);
+    let digest = rig.put(100).await;
+    rig.results.put(action("one"), result_of(digest, 1)).await.unwrap();
+    let (dir, remote) = rig.end().await;
+    let rig = Rig::write_back(dir, remote, 1 << 30, WriteBackSettings::leftovers()).await;
+    // What is newer does not overtake what waits, and is not overtaken by it.
+    rig.results.put(action("one"), result_of(digest, 2)).await.unwrap();
+    let bytes = conformance::data(10);
+    let put = rig.cas.put(Digest::of(Function::Sha256, &bytes), bytes.into()).await;
+    assert!(matches!(put, Err(Error::Unavailable { .. })), "{put:?}");
+    rig.remote.is_out.store(false, Ordering::SeqCst);
+    until_written(&rig.tiered).await;
+    assert!(rig.remote.has(digest));
+    assert_eq!(rig.remote.result(action("one")).unwrap().exit_code, 2);
+    rig.results.put(action("one"), result_of(digest, 3)).await.unwrap();
+    assert_eq!(rig.remote.result(action("one")).unwrap().exit_code, 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ use journal::{Entry, Journal, Kind};
 pub(super) use upload::Target;
 
 /// How many things wait at the most: what each takes in memory is some hundred bytes.
-const MAX_WAITING: usize = 100_000;
+const MAX_WAITING: usize = 50_000;
 
 /// How long writes go to both tiers at once after one could not be acknowledged near.
 const REST: Duration = Duration::from_secs(10);
@@ -48,6 +48,13 @@ pub struct WriteBackSettings {
 impl Default for WriteBackSettings {
     fn default() -> Self {
         Self { limit_bytes: 4 << 30, concurrency: 16, drain: Duration::from_secs(8) }
+    }
+}
+
+impl WriteBackSettings {
+    /// For a node that does not write back: nothing new waits, and what an earlier one left is written.
+    pub fn leftovers() -> Self {
+        Self { limit_bytes: 0, ..Self::default() }
     }
 }
 
@@ -216,6 +223,11 @@ impl Queue {
             Ok(())
         })
         .await
+    }
+
+    /// Whether results are to wait: where writes are not, only as long as something waits before them.
+    pub(super) fn takes_results(&self) -> bool {
+        self.settings.limit_bytes > 0 || !self.state().items.is_empty()
     }
 
     /// Has a result wait. When this returns, it survives the end of the process.
