@@ -71,7 +71,7 @@ pub struct Amount {
     #[arg(long, default_value_t = 3600)]
     pub seconds: u64,
     /// Begin no step after a call failed, as when the node is killed; what is under way still ends.
-    #[arg(long)]
+    #[arg(long = "until_failure")]
     pub until_failure: bool,
 }
 
