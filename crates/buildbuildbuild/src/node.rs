@@ -132,7 +132,7 @@ async fn open_bucket(
         expire_after: flags.expire_after,
         ..BucketSettings::new(flags.location.clone())
     };
-    Bucket::open(bucket, tasks).await.context("cannot use the bucket (--bucket)")
+    Ok(Bucket::open(bucket, tasks).await?)
 }
 
 /// The disk in front of the bucket.
