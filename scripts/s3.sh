@@ -65,7 +65,8 @@ start_moto() { exec "$clients/moto/bin/moto_server" -H 127.0.0.1 -p "$s3_port"; 
 
 # s3 METHOD PATH [CURL'S ARGUMENT...]: one signed request to the server itself; prints the answer's body, fails where S3 does.
 s3() {
-  local method=$1 path=$2
+  # Signatures are over the path as it is escaped.
+  local method=$1 path=${2//!/%21}
   shift 2
   curl --silent --show-error --fail --max-time 30 --request "$method" --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \
     --header 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --header 'content-type: application/octet-stream' \

@@ -30,7 +30,7 @@ use client::{Client, Reading};
 use goods::Step;
 
 /// How many failures are told of.
-const FAILURES_TOLD: usize = 10;
+const FAILURES_TOLD: usize = 20;
 /// How many digests one FindMissingBlobs asks for.
 const ASKED_AT_ONCE: usize = 1000;
 /// The first wait before a call is repeated; each further one is twice as long.
@@ -71,7 +71,7 @@ pub struct Amount {
     #[arg(long, default_value_t = 3600)]
     pub seconds: u64,
     /// Begin no step after a call failed, as when the node is killed; what is under way still ends.
-    #[arg(long)]
+    #[arg(long = "until_failure")]
     pub until_failure: bool,
 }
 

@@ -19,7 +19,7 @@ struct Args {
     #[arg(long, default_value_t = 0)]
     port: u16,
     /// Where to be told what to do; 0 is any port.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long = "control_port", default_value_t = 0)]
     control_port: u16,
     /// Where chance comes from; by default another one each time.
     #[arg(long)]
