@@ -113,6 +113,16 @@ fn profile_credentials() -> Result<Option<AwsCredentialProvider>, BucketError> {
             name: profile.name().to_owned(),
             what: "it holds no keys".to_owned(),
         }),
+        Ok(None)
+            if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+                || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") =>
+        {
+            Ok(None)
+        }
+        // As the AWS tools take it: the machine is not to be asked.
+        Ok(None) if env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|is| is == "true") => {
+            Err(BucketError::NoKeys)
+        }
         Ok(None) => Ok(None),
         Err(error) => {
             Err(BucketError::Profile { name: profile.name().to_owned(), what: error.to_string() })

@@ -7,8 +7,8 @@ use std::{fmt, future::Future, ops::Range, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{
-    CopyMode, CopyOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMode, PutOptions, PutPayload, multipart::MultipartStore, path::Path,
+    CopyMode, CopyOptions, GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMode, PutOptions, PutPayload, multipart::MultipartStore, path::Path,
 };
 use tokio::sync::Semaphore;
 
@@ -117,7 +117,11 @@ impl Store {
         }
         // What is longer than it can be is read so far that this shows.
         let len = len.min(limit_bytes.saturating_add(1));
-        let bytes = gather(result.into_stream(), len as usize).await?;
+        let bytes = match result.payload {
+            // One trip to a blocking thread, where a stream would take one for every few kilobytes.
+            GetResultPayload::File(..) if len <= limit_bytes => result.bytes().await?,
+            _ => gather(result.into_stream(), len as usize).await?,
+        };
         Ok(Fetched { bytes, meta })
     }
 
