@@ -96,6 +96,12 @@ pub enum BucketError {
         /// What happened.
         what: String,
     },
+    /// Objects would expire too early to promise anything.
+    #[error("--expire_after: {what}")]
+    ExpireAfter {
+        /// What is wrong.
+        what: String,
+    },
     /// There is no room.
     #[error("--bucket={location}: cannot {step}, the bucket is full: {what}")]
     Full {

@@ -50,7 +50,10 @@ impl ActionCache for Results {
                 Err(failure) => return Err(failure.into_error("reading the result of", action)),
             };
             let damage = match decode_result(&key, &fetched.bytes) {
-                Ok(result) => return Ok(Some(Arc::new(result))),
+                Ok(result) => {
+                    let is_held = self.bucket.hold(Kind::Result, &fetched.meta).await?;
+                    return Ok(is_held.then(|| Arc::new(result)));
+                }
                 Err(damage) => damage.of_bytes(&fetched.bytes),
             };
             match doubts.note(&damage) {
@@ -72,7 +75,7 @@ impl ActionCache for Results {
             return Err(Error::Full { size_bytes: object.len() as u64, what });
         }
         let _taken = self.bucket.budget.writes.take(object.len() as u64).await?;
-        let put = self.bucket.store.put(&key, PutPayload::from(object)).await;
+        let put = self.bucket.put(Kind::Result, &key, PutPayload::from(object)).await;
         put.map_err(|failure| failure.into_error("writing the result of", action))
     }
 }

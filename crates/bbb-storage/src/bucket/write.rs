@@ -23,6 +23,7 @@ use crate::{Encoding, Error, HashedFile, Result, Source, SourceContent};
 
 use super::{
     budget::Taken,
+    keys::Kind,
     object::{HEAD_LEN, SMALL_BYTES, max_encoded_bytes},
     off_reactor,
     pack::Packer,
@@ -100,7 +101,7 @@ impl Place {
             object = feed.pack(step, object).await?;
         }
         object = feed.finish(object).await?;
-        let put = self.bucket.store.put(&self.key, PutPayload::from(object)).await;
+        let put = self.bucket.put(Kind::Blob, &self.key, PutPayload::from(object)).await;
         put.map_err(|failure| self.write_error(failure))
     }
 
@@ -297,7 +298,7 @@ impl Parts {
         if self.upload.is_none() {
             let Part { bytes, taken: _taken } = part;
             let Place { bucket, key, .. } = &self.place;
-            let put = bucket.store.put(key, PutPayload::from(bytes)).await;
+            let put = bucket.put(Kind::Blob, key, PutPayload::from(bytes)).await;
             return put.map_err(|failure| self.place.write_error(failure));
         }
         if !part.bytes.is_empty() {
@@ -310,8 +311,15 @@ impl Parts {
         let parts = self.sent.drain(..).map(|(_, id)| id).collect();
         match self.upload.take() {
             Some(upload) => {
-                let completed = upload.complete(parts, self.object_bytes).await;
-                completed.map_err(|failure| self.place.write_error(failure))
+                let Place { bucket, key, .. } = &self.place;
+                let complete = upload.complete(parts, self.object_bytes);
+                let kept = match bucket.keep(Kind::Blob, key, complete).await {
+                    Ok(true) => Ok(()),
+                    // Its source is used up: whoever sent it is to send it again.
+                    Ok(false) => Err(Failure::unknown("the collector took it for an old one")),
+                    Err(failure) => Err(failure),
+                };
+                kept.map_err(|failure| self.place.write_error(failure))
             }
             None => Ok(()),
         }
