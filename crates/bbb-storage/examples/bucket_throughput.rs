@@ -33,6 +33,9 @@ async fn main() -> anyhow::Result<()> {
     let location: BucketLocation = args.next().context("which bucket?")?.parse()?;
     let (endpoint, region, largest) = (args.next(), args.next(), args.next());
     let mut settings = BucketSettings::new(location);
+    if matches!(settings.location, BucketLocation::S3 { .. }) {
+        env::var("AWS_ACCESS_KEY_ID").context("AWS_ACCESS_KEY_ID is not set")?;
+    }
     settings.endpoint = endpoint.filter(|endpoint| !endpoint.is_empty());
     settings.region = region.unwrap_or(settings.region);
     let largest = largest.map_or(Ok(1 << 30), |largest| largest.parse())?;

@@ -80,9 +80,15 @@ impl Share {
         Err(Error::unavailable(format!("waiting for memory for {}", self.what), why))
     }
 
-    /// So much memory if it is free at once.
-    pub(super) fn try_take(&self, bytes: u64) -> Option<Taken> {
-        Arc::clone(&self.free).try_acquire_many_owned(self.clamp(bytes)).ok()
+    /// So much memory for what is not needed yet: only if half of the share stays free, so that those who
+    /// read ahead, for clients that may be slow, leave something to those who read.
+    pub(super) fn try_take_ahead(&self, bytes: u64) -> Option<Taken> {
+        let units = self.clamp(bytes);
+        let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
+        match free >= units.saturating_add(self.units / 2) {
+            true => Arc::clone(&self.free).try_acquire_many_owned(units).ok(),
+            false => None,
+        }
     }
 
     fn clamp(&self, bytes: u64) -> u32 {
@@ -99,11 +105,14 @@ mod tests {
         let budget = Budget::new(0, Duration::from_secs(50));
         assert_eq!(budget.reads.bytes(), MIN_BYTES / 2);
         let all = budget.parts.take(u64::MAX).await.unwrap();
-        assert!(budget.parts.try_take(1).is_none());
-        assert!(budget.reads.try_take(1).is_some(), "another share is not touched");
+        assert!(budget.parts.try_take_ahead(1).is_none());
+        let half = budget.reads.try_take_ahead(MIN_BYTES / 4);
+        assert!(half.is_some(), "another share is not touched");
+        assert!(budget.reads.try_take_ahead(1).is_none(), "half is left to those who need it");
+        drop(budget.reads.take(MIN_BYTES / 4).await.unwrap());
         let late = budget.parts.take(1).await;
         assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
         drop(all);
-        assert!(budget.parts.try_take(u64::MAX).is_some());
+        drop(budget.parts.take(u64::MAX).await.unwrap());
     }
 }

@@ -1,16 +1,19 @@
 //! The blobs of one instance in the bucket.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt, future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use bbb_digest::{Digest, InstanceName};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use object_store::path::Path;
+use object_store::{ObjectMeta, PutPayload, path::Path};
 
 use crate::{Blob, Cas, Content, Encoding, Error, Result, Source, Wanted, disk::is_empty_blob};
 
-use super::{Bucket, existence::Id, keys::Kind, read::Place, retry::Failure};
+use super::{Bucket, existence::Id, keys::Kind, lifetime::Used, read::Place, retry::Failure};
+
+/// How often an object is written that a collector took for the one before it.
+const MAX_WRITES: u32 = 3;
 
 /// How many looks are on their way for each transfer that an operation may have: they cost the server and
 /// the network next to nothing.
@@ -84,6 +87,57 @@ impl Cas for Blobs {
 }
 
 impl Bucket {
+    /// Makes sure that an object that was seen may be promised. Tells whether it counts as there.
+    pub(super) async fn hold(&self, kind: Kind, meta: &ObjectMeta) -> Result<bool> {
+        let Some(lifetime) = &self.lifetime else { return Ok(true) };
+        lifetime.hold(kind, meta, self.settings.deadline).await.map_err(|failure| {
+            let what = format!("keeping {} from expiring", meta.location);
+            Error::unavailable(what, std::io::Error::other(failure))
+        })
+    }
+
+    /// Whether an object is to be renewed with its next use.
+    pub(super) fn is_aging(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.lifetime.as_ref().is_some_and(|lifetime| lifetime.is_aging(kind, meta))
+    }
+
+    /// Notes that an object was read. Tells whether it counts as there.
+    pub(super) fn used(&self, kind: Kind, id: Id, meta: &ObjectMeta) -> bool {
+        let used = self.lifetime.as_ref().map_or(Used::Alive, |life| life.used(kind, meta));
+        if used == Used::Alive {
+            self.existence.saw(id, meta);
+        }
+        used != Used::Dead
+    }
+
+    /// Makes an object visible by `write`, and sees to it that it stays. Tells whether it did: if not, it is
+    /// to be written again.
+    pub(super) async fn keep<F>(&self, kind: Kind, key: &Path, write: F) -> Result<bool, Failure>
+    where
+        F: Future<Output = Result<(), Failure>>,
+    {
+        let Some(lifetime) = &self.lifetime else { return write.await.map(|()| true) };
+        let begun = lifetime.begin_write();
+        write.await?;
+        lifetime.end_write(kind, key, begun).await
+    }
+
+    /// Writes a whole object, and sees to it that it stays.
+    pub(super) async fn put(
+        &self,
+        kind: Kind,
+        key: &Path,
+        object: PutPayload,
+    ) -> Result<(), Failure> {
+        // After the window in which it was deleted, it is not deleted once more.
+        for _ in 0..MAX_WRITES {
+            if self.keep(kind, key, self.store.put(key, object.clone())).await? {
+                return Ok(());
+            }
+        }
+        Err(Failure::unknown("the object was deleted each time that it was written"))
+    }
+
     /// Whether an object is there: as it is known, or by a look.
     pub(super) async fn exists(self: &Arc<Self>, key: Path, id: Id) -> Result<bool> {
         if self.existence.is_known(id) {
@@ -93,8 +147,11 @@ impl Bucket {
         let look = async move {
             match bucket.store.head(&key).await {
                 Ok(meta) => {
-                    bucket.existence.saw(id, &meta);
-                    Ok(true)
+                    let is_held = bucket.hold(Kind::Blob, &meta).await?;
+                    if is_held {
+                        bucket.existence.saw(id, &meta);
+                    }
+                    Ok(is_held)
                 }
                 Err(Failure::Missing) => {
                     bucket.existence.gone(id);

@@ -3,7 +3,7 @@
 use std::{env, fs, io, path::Path, sync::Arc};
 
 use object_store::{
-    ClientConfigKey, RetryConfig,
+    ClientConfigKey, ClientOptions, HeaderMap, HeaderValue, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider},
     local::LocalFileSystem,
 };
@@ -14,6 +14,22 @@ use super::{
     retry::chain,
     wire::Wire,
 };
+
+/// What of a client's settings ours or the environment's may have set.
+const CLIENT_KEYS: [ClientConfigKey; 12] = [
+    ClientConfigKey::AllowHttp,
+    ClientConfigKey::AllowInvalidCertificates,
+    ClientConfigKey::ConnectTimeout,
+    ClientConfigKey::Http1Only,
+    ClientConfigKey::Http2Only,
+    ClientConfigKey::PoolIdleTimeout,
+    ClientConfigKey::PoolMaxIdlePerHost,
+    ClientConfigKey::ProxyUrl,
+    ClientConfigKey::ProxyCaCertificate,
+    ClientConfigKey::ProxyExcludes,
+    ClientConfigKey::Timeout,
+    ClientConfigKey::UserAgent,
+];
 
 /// Makes what speaks to the bucket.
 pub(super) fn connect(settings: &BucketSettings) -> Result<Objects, BucketError> {
@@ -34,7 +50,7 @@ fn folder(folder: &Path) -> io::Result<Objects> {
     fs::create_dir_all(folder)?;
     let store = LocalFileSystem::new_with_prefix(folder).map_err(io::Error::other)?;
     // What is acknowledged is durable.
-    Ok(Objects::plain(Arc::new(store.with_fsync(true))))
+    Ok(Objects::folder(store.with_fsync(true)))
 }
 
 /// The same for S3, with what a builder knows already: credentials above all.
@@ -71,8 +87,23 @@ pub(super) fn s3(
     let is_sealed = endpoint.is_none_or(|endpoint| endpoint.starts_with("https://"));
     // TLS protects bodies already, and the hash of each would cost three times as much as all else.
     builder = builder.with_unsigned_payload(is_sealed);
-    let store = builder.build().map_err(|error| BucketError::Settings { what: chain(&error) })?;
-    Ok(Objects::with_parts(Arc::new(store)))
+    let failed = |error: object_store::Error| BucketError::Settings { what: chain(&error) };
+    let copier = copier(builder.clone()).build().map_err(failed)?;
+    let store = builder.build().map_err(failed)?;
+    Ok(Objects::with_parts(Arc::new(store)).with_copier(Arc::new(copier)))
+}
+
+/// The same client, but what it copies gets new metadata: only so does S3 copy an object onto itself.
+fn copier(builder: AmazonS3Builder) -> AmazonS3Builder {
+    let options = CLIENT_KEYS.iter().fold(ClientOptions::new(), |options, key| {
+        match builder.get_config_value(&AmazonS3ConfigKey::Client(*key)) {
+            Some(value) => options.with_config(*key, value),
+            None => options,
+        }
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert("x-amz-metadata-directive", HeaderValue::from_static("REPLACE"));
+    builder.with_client_options(options.with_default_headers(headers))
 }
 
 fn with_endpoint(
@@ -113,6 +144,16 @@ fn profile_credentials() -> Result<Option<AwsCredentialProvider>, BucketError> {
             name: profile.name().to_owned(),
             what: "it holds no keys".to_owned(),
         }),
+        Ok(None)
+            if is_set("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+                || is_set("AWS_CONTAINER_CREDENTIALS_FULL_URI") =>
+        {
+            Ok(None)
+        }
+        // As the AWS tools take it: the machine is not to be asked.
+        Ok(None) if env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|is| is == "true") => {
+            Err(BucketError::NoKeys)
+        }
         Ok(None) => Ok(None),
         Err(error) => {
             Err(BucketError::Profile { name: profile.name().to_owned(), what: error.to_string() })

@@ -37,6 +37,17 @@ impl Id {
         Self(id)
     }
 
+    /// How long an id is in bytes.
+    pub(super) const LEN: usize = 16;
+
+    pub(super) const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) const fn bytes(self) -> [u8; Self::LEN] {
+        self.0
+    }
+
     fn slice(self) -> usize {
         usize::from(self.0[0]) % SLICES
     }

@@ -100,7 +100,7 @@ impl Ranges {
             let end = self.rest.end.min(self.rest.start + len);
             let range = self.rest.start..end;
             let is_next = self.coming.is_empty() && self.came.is_empty();
-            let taken = self.budget.reads.try_take(end - range.start);
+            let taken = self.budget.reads.try_take_ahead(end - range.start);
             if taken.is_none() && !is_next {
                 return;
             }

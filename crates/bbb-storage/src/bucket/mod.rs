@@ -26,9 +26,7 @@ mod fetch;
 #[cfg(any(test, feature = "conformance"))]
 #[allow(clippy::panic, reason = "a check that fails panics")]
 pub mod hostile;
-#[allow(dead_code, reason = "for the collector, which comes next")]
 mod keys;
-#[allow(dead_code, reason = "the tier asks it next")]
 mod lifetime;
 mod location;
 mod object;
@@ -58,6 +56,7 @@ use anchor::Anchor;
 use budget::Budget;
 use existence::Existence;
 use keys::Keys;
+use lifetime::{Lifetime, Policy};
 use store::Store;
 
 /// How long an object is taken to be there after it was seen, in a bucket from which nothing expires.
@@ -111,6 +110,8 @@ pub struct Bucket {
     existence: Existence,
     budget: Arc<Budget>,
     honours_conditions: bool,
+    /// None if everything stays.
+    lifetime: Option<Arc<Lifetime>>,
     /// None where nobody has seen to it that there is one.
     anchor: Option<Anchor>,
     group: TaskGroup,
@@ -139,8 +140,18 @@ impl Bucket {
         settings: BucketSettings,
         group: &TaskGroup,
     ) -> Result<Arc<Self>, BucketError> {
+        if let Some(Err(too_short)) = settings.expire_after.map(Policy::new) {
+            return Err(BucketError::ExpireAfter { what: too_short.to_string() });
+        }
         let honours_conditions = probe::probe(&objects, &settings).await?;
         let bucket = Self::assemble(objects, settings, honours_conditions, group);
+        if let Some(lifetime) = &bucket.lifetime {
+            lifetime.measure().await.map_err(|failure| BucketError::Unreachable {
+                location: bucket.settings.location.to_string(),
+                step: "read the server's clock",
+                what: failure.to_string(),
+            })?;
+        }
         Ok(Arc::new(Self { anchor: Some(Anchor::default()), ..bucket }))
     }
 
@@ -160,15 +171,21 @@ impl Bucket {
         honours_conditions: bool,
         group: &TaskGroup,
     ) -> Self {
-        let known_for = settings.expire_after.map_or(KNOWN_FOR, |age| KNOWN_FOR.min(age / 4));
+        let keys = Keys::new(&prefix(&settings.location));
+        let store = Arc::new(Store::new(objects, settings.deadline));
+        let budget = Arc::new(Budget::new(settings.buffer_bytes, settings.deadline));
+        let policy = settings.expire_after.map(Policy::clamped);
+        let start =
+            |policy| Lifetime::start(&store, &keys, policy, &budget, honours_conditions, group);
         Self {
-            keys: Keys::new(&prefix(&settings.location)),
-            store: Arc::new(Store::new(objects, settings.deadline)),
-            existence: Existence::new(known_for),
-            budget: Arc::new(Budget::new(settings.buffer_bytes, settings.deadline)),
+            existence: Existence::new(policy.map_or(KNOWN_FOR, |policy| policy.existence_ttl())),
+            lifetime: policy.map(start),
             honours_conditions,
             anchor: None,
             group: group.clone(),
+            keys,
+            store,
+            budget,
             settings,
         }
     }
@@ -185,7 +202,16 @@ impl Bucket {
 
     /// What was asked of the bucket since the start.
     pub fn stats(&self) -> BucketStats {
-        self.store.counters.stats()
+        let mut stats = self.store.counters.stats();
+        if let Some(lifetime) = &self.lifetime {
+            lifetime.add_to(&mut stats);
+        }
+        stats
+    }
+
+    /// How long at least what was found or written stays in the bucket; none if nothing ever leaves it.
+    pub fn promise(&self) -> Option<Duration> {
+        Some(self.lifetime.as_ref()?.policy().promise())
     }
 
     /// Whether a write on condition that there is no such object is refused where there is one. Some

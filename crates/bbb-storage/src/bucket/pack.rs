@@ -6,6 +6,7 @@
 use std::{io, mem};
 
 use bbb_digest::{Digest, Hasher};
+use bytes::Bytes;
 use zstd::stream::raw::{Decoder, InBuffer, Operation as _, OutBuffer};
 
 use crate::{Encoding, Error, Result, zstd as codec};
@@ -169,15 +170,20 @@ impl Packer {
         match self.form {
             Form::Frames(_) => {}
             Form::Identity => self.store_identity(out),
-            Form::Undecided if !is_worthwhile(&self.chunk).map_err(broken)? => {
-                self.form = Form::Identity;
-                self.store_identity(out);
-            }
-            Form::Undecided | Form::Compressed => {
-                self.form = Form::Compressed;
+            Form::Compressed => {
                 let frame = codec::encode_bytes(&self.chunk).map_err(broken)?;
                 self.store_frame(&frame, out);
             }
+            Form::Undecided => match first_frame(&self.chunk).map_err(broken)? {
+                Some(frame) => {
+                    self.form = Form::Compressed;
+                    self.store_frame(&frame, out);
+                }
+                None => {
+                    self.form = Form::Identity;
+                    self.store_identity(out);
+                }
+            },
         }
         self.chunk.clear();
         Ok(())
@@ -277,11 +283,16 @@ impl Frames {
     }
 }
 
-/// Whether it pays to compress what begins so.
-fn is_worthwhile(chunk: &[u8]) -> io::Result<bool> {
-    let sample = &chunk[..chunk.len().min(SAMPLE_BYTES)];
-    let len = codec::encode_bytes(sample)?.len();
-    Ok(len + len / WORTHWHILE < sample.len())
+/// The frame of a blob's first chunk, if it pays to compress what begins so.
+fn first_frame(chunk: &[u8]) -> io::Result<Option<Bytes>> {
+    let pays = |from: &[u8], to: &[u8]| to.len() + to.len() / WORTHWHILE < from.len();
+    if let Some((sample, _)) = chunk.split_at_checked(SAMPLE_BYTES)
+        && !pays(sample, &codec::encode_bytes(sample)?)
+    {
+        return Ok(None);
+    }
+    let frame = codec::encode_bytes(chunk)?;
+    Ok(pays(chunk, &frame).then_some(frame))
 }
 
 fn unreadable(digest: Digest, error: &io::Error) -> Error {

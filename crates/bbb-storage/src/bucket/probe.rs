@@ -39,6 +39,11 @@ pub enum BucketError {
         /// What the library says.
         what: String,
     },
+    /// There are no keys anywhere.
+    #[error(
+        "found no keys for the bucket; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    )]
+    NoKeys,
     /// The profile has no keys.
     #[error(
         "AWS profile '{name}' cannot be used: {what}; check AWS_PROFILE and ~/.aws/credentials"
@@ -89,6 +94,12 @@ pub enum BucketError {
         /// What was tried.
         step: &'static str,
         /// What happened.
+        what: String,
+    },
+    /// Objects would expire too early to promise anything.
+    #[error("--expire_after: {what}")]
+    ExpireAfter {
+        /// What is wrong.
         what: String,
     },
     /// There is no room.

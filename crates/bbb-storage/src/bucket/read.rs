@@ -22,6 +22,7 @@ use super::{
     Bucket,
     existence::Id,
     fetch::{Lost, Ranges},
+    keys::Kind,
     object::{
         self, Damage, HEAD_LEN, INDEX_GUESS_BYTES, Index, MAX_INDEX_BYTES, SMALL_BYTES,
         max_encoded_bytes,
@@ -73,7 +74,9 @@ impl Place {
             };
             match checked {
                 Ok((encoding, bytes)) => {
-                    self.bucket.existence.saw(self.id, &fetched.meta);
+                    if !self.bucket.used(Kind::Blob, self.id, &fetched.meta) {
+                        return Err(Error::Missing(self.digest));
+                    }
                     let within = wanted.within(size_bytes);
                     let bytes = match encoding {
                         Encoding::Identity => {
@@ -94,8 +97,17 @@ impl Place {
     async fn read_big(self, wanted: Wanted) -> Result<Blob> {
         let size_bytes = self.digest.size_bytes();
         let within = wanted.within(size_bytes);
-        let (index, meta) = self.index().await?;
-        self.bucket.existence.saw(self.id, &meta);
+        let (mut index, mut meta) = self.index().await?;
+        if self.bucket.is_aging(Kind::Blob, &meta) {
+            // Before, since a renewed object is another one to the server, and this one may take long.
+            if !self.bucket.hold(Kind::Blob, &meta).await? {
+                return Err(Error::Missing(self.digest));
+            }
+            (index, meta) = self.index().await?;
+        }
+        if !self.bucket.used(Kind::Blob, self.id, &meta) {
+            return Err(Error::Missing(self.digest));
+        }
         let is_frames =
             wanted.is_all() && wanted.prefer == Encoding::Zstd && index.encoding == Encoding::Zstd;
         let form = if is_frames { Encoding::Zstd } else { Encoding::Identity };

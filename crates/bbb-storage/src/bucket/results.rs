@@ -17,6 +17,9 @@ use super::{
     store::Part,
 };
 
+/// What a result is expected to take in memory while it is read; few are larger.
+const EXPECTED_BYTES: u64 = 64 << 10;
+
 /// The view of an instance's results.
 #[derive(Clone, Debug)]
 pub(super) struct Results {
@@ -35,6 +38,7 @@ impl Results {
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
         let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
+        let _taken = self.bucket.budget.reads.take(EXPECTED_BYTES).await?;
         let mut doubts = Doubts::default();
         loop {
             let fetched = match self.bucket.store.get(&key, Part::All, MAX_RESULT_BYTES, None).await
@@ -46,7 +50,10 @@ impl ActionCache for Results {
                 Err(failure) => return Err(failure.into_error("reading the result of", action)),
             };
             let damage = match decode_result(&key, &fetched.bytes) {
-                Ok(result) => return Ok(Some(Arc::new(result))),
+                Ok(result) => {
+                    let is_held = self.bucket.hold(Kind::Result, &fetched.meta).await?;
+                    return Ok(is_held.then(|| Arc::new(result)));
+                }
                 Err(damage) => damage.of_bytes(&fetched.bytes),
             };
             match doubts.note(&damage) {
@@ -67,7 +74,8 @@ impl ActionCache for Results {
             let what = format!("results are limited to {MAX_RESULT_BYTES} bytes");
             return Err(Error::Full { size_bytes: object.len() as u64, what });
         }
-        let put = self.bucket.store.put(&key, PutPayload::from(object)).await;
+        let _taken = self.bucket.budget.writes.take(object.len() as u64).await?;
+        let put = self.bucket.put(Kind::Result, &key, PutPayload::from(object)).await;
         put.map_err(|failure| failure.into_error("writing the result of", action))
     }
 }

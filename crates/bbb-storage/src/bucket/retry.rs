@@ -29,7 +29,7 @@ const FIRST_PAUSE_WHEN_THROTTLED: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why an operation on the bucket did not succeed, by what the caller does next.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// There is no such object.
     #[error("there is no such object")]
@@ -62,6 +62,11 @@ impl Failure {
     /// What was tried once and is not to be tried again.
     pub(super) fn of(error: object_store::Error) -> Self {
         Self::new(Verdict::of(&error), chain(&error))
+    }
+
+    /// Something that nobody knows, for another reason than what the bucket said.
+    pub(super) fn unknown(what: impl Into<String>) -> Self {
+        Self::Unavailable { tries: 1, last: what.into() }
     }
 
     fn new(verdict: Verdict, last: String) -> Self {

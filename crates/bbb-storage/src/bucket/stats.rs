@@ -31,6 +31,18 @@ pub struct BucketStats {
     pub faults: u64,
     /// Objects whose bytes were not what they should be.
     pub damaged: u64,
+    /// Objects that were renewed, so that they do not expire.
+    pub renewed: u64,
+    /// Objects that this node listed as the collector.
+    pub listed: u64,
+    /// Objects that this node deleted as the collector.
+    pub expired: u64,
+    /// Objects that were to be deleted and were found in use at the last look.
+    pub spared: u64,
+    /// Objects that the collector could not look at or delete.
+    pub left: u64,
+    /// Rounds through the whole bucket that this node ended.
+    pub rounds: u64,
 }
 
 impl BucketStats {
@@ -93,6 +105,7 @@ impl Counters {
             retries: read(&self.retries),
             faults: read(&self.faults),
             damaged: read(&self.damaged),
+            ..BucketStats::default()
         }
     }
 }

@@ -5,14 +5,19 @@
 use std::{fmt, future::Future, ops::Range, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{
+    Stream, StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
 use object_store::{
-    CopyMode, CopyOptions, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMode, PutOptions, PutPayload, multipart::MultipartStore, path::Path,
+    CopyMode, CopyOptions, GetOptions, GetRange, GetResultPayload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMode, PutOptions, PutPayload, UpdateVersion, local::LocalFileSystem,
+    multipart::MultipartStore, path::Path,
 };
 use tokio::sync::Semaphore;
 
 use super::{
+    lifetime::Ways,
     retry::{self, Failure},
     stats::{Counters, Request, add},
 };
@@ -20,23 +25,39 @@ use super::{
 /// How many requests are on their way at once. The others wait, in order, within their deadlines.
 const MAX_REQUESTS: usize = 256;
 
+/// How many objects S3 lists, or deletes, in one request.
+pub(super) const LIST_PAGE: usize = 1000;
+
 /// What speaks to a bucket.
 #[derive(Clone)]
 pub struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     pub(super) parts: Option<Arc<dyn MultipartStore>>,
+    pub(super) ways: Ways,
 }
 
 impl Objects {
     /// A store that can have each part of an object sent again.
     pub fn with_parts<S: ObjectStore + MultipartStore>(store: Arc<S>) -> Self {
         let parts: Arc<dyn MultipartStore> = Arc::clone(&store) as _;
-        Self { store, parts: Some(parts) }
+        Self { parts: Some(parts), ..Self::plain(store) }
     }
 
     /// A store of which no more is known.
     pub fn plain(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, parts: None }
+        let ways = Ways::Server { copier: Arc::clone(&store) };
+        Self { store, parts: None, ways }
+    }
+
+    /// A folder.
+    pub(super) fn folder(store: LocalFileSystem) -> Self {
+        Self { store: Arc::new(store), parts: None, ways: Ways::Files }
+    }
+
+    /// The same, with another client of the same bucket whose copies replace the metadata: S3 copies
+    /// nothing onto itself otherwise.
+    pub(super) fn with_copier(self, copier: Arc<dyn ObjectStore>) -> Self {
+        Self { ways: Ways::Server { copier }, ..self }
     }
 }
 
@@ -117,7 +138,11 @@ impl Store {
         }
         // What is longer than it can be is read so far that this shows.
         let len = len.min(limit_bytes.saturating_add(1));
-        let bytes = gather(result.into_stream(), len as usize).await?;
+        let bytes = match result.payload {
+            // One trip to a blocking thread, where a stream would take one for every few kilobytes.
+            GetResultPayload::File(..) if len <= limit_bytes => result.bytes().await?,
+            _ => gather(result.into_stream(), len as usize).await?,
+        };
         Ok(Fetched { bytes, meta })
     }
 
@@ -134,6 +159,16 @@ impl Store {
     /// Writes an object only if there is none; [`Failure::Condition`] if there is.
     pub(super) async fn create(&self, key: &Path, payload: PutPayload) -> Result<(), Failure> {
         self.put_in_mode(key, payload, PutMode::Create).await
+    }
+
+    /// Writes an object in place of that version of it; [`Failure::Condition`] if there is another.
+    pub(super) async fn replace(
+        &self,
+        key: &Path,
+        payload: PutPayload,
+        version: UpdateVersion,
+    ) -> Result<(), Failure> {
+        self.put_in_mode(key, payload, PutMode::Update(version)).await
     }
 
     async fn put_in_mode(
@@ -169,13 +204,35 @@ impl Store {
         self.run(Request::Copy, 0, copy).await
     }
 
-    /// Lists what lies under a prefix and behind a key, at most `limit` objects, in the order of keys.
-    #[allow(dead_code, reason = "for the collector, which comes next")]
-    pub(super) async fn list(
+    /// Lists what lies under a prefix, page by page.
+    pub(super) fn list(
+        self: &Arc<Self>,
+        prefix: Path,
+    ) -> impl Stream<Item = Result<ObjectMeta, Failure>> + use<> {
+        let store = Arc::clone(self);
+        // Folders give their files in no order, and all at once.
+        let page_len = match self.objects.ways {
+            Ways::Files => usize::MAX,
+            Ways::Server { .. } => LIST_PAGE,
+        };
+        let pages = stream::try_unfold(Some(None), move |after: Option<Option<Path>>| {
+            let (store, prefix) = (Arc::clone(&store), prefix.clone());
+            async move {
+                let Some(after) = after else { return Ok(None) };
+                let page = store.list_page(&prefix, after.as_ref(), page_len).await?;
+                let last = page.last().filter(|_| page.len() == page_len);
+                let next = last.map(|meta| Some(meta.location.clone()));
+                Ok(Some((stream::iter(page).map(Ok), next)))
+            }
+        });
+        pages.try_flatten()
+    }
+
+    async fn list_page(
         &self,
         prefix: &Path,
         after: Option<&Path>,
-        limit: usize,
+        len: usize,
     ) -> Result<Vec<ObjectMeta>, Failure> {
         let list = || {
             let store = &self.objects.store;
@@ -183,9 +240,20 @@ impl Store {
                 Some(after) => store.list_with_offset(Some(prefix), after),
                 None => store.list(Some(prefix)),
             };
-            listing.take(limit).try_collect::<Vec<_>>()
+            listing.take(len).try_collect::<Vec<_>>()
         };
         self.run(Request::List, 0, list).await
+    }
+
+    /// Deletes objects, once: who deletes many has no use for those that are deleted late. Tells of each
+    /// what became of it.
+    pub(super) fn delete_all(
+        &self,
+        keys: Vec<Path>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        let requests = keys.len().div_ceil(LIST_PAGE);
+        (0..requests).for_each(|_| self.counters.request(Request::Delete));
+        self.objects.store.delete_stream(stream::iter(keys).map(Ok).boxed())
     }
 
     /// One operation: its attempts, each of which waits for its turn. The body, of whichever way, has about
@@ -249,8 +317,6 @@ impl fmt::Debug for Store {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
-
     use super::*;
 
     #[tokio::test]

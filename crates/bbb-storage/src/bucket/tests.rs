@@ -141,3 +141,49 @@ async fn a_bucket_that_is_another_one_has_no_misses() {
     assert_eq!(cas.find_missing(&[big]).await.unwrap(), [big]);
     assert_eq!(bucket.stats().head, heads + 1, "one look at the anchor is good for a while");
 }
+
+/// The table of `docs/bucket.md`.
+#[tokio::test]
+async fn requests_are_those_that_are_documented() {
+    let tier = tier(settings());
+    let count = |before: BucketStats| {
+        let now = tier.bucket.stats();
+        let of = |field: fn(&BucketStats) -> u64| field(&now) - field(&before);
+        [
+            of(|stats| stats.head),
+            of(|stats| stats.get),
+            of(|stats| stats.put),
+            of(|stats| stats.part),
+        ]
+    };
+    let read = |digest, wanted| {
+        let cas = Arc::clone(&tier.cas);
+        async move { conformance::read_all(cas.get(digest, wanted).await.unwrap()).await.unwrap() }
+    };
+    let (small, bytes) = blob(4 << 20);
+    let before = tier.bucket.stats();
+    put(&tier.cas, small, &bytes).await;
+    assert_eq!(count(before), [0, 0, 1, 0], "writing 4 MiB");
+    let before = tier.bucket.stats();
+    read(small, Wanted::ALL).await;
+    assert_eq!(count(before), [0, 1, 0, 0], "reading 4 MiB");
+    let (big, bytes) = blob(30 << 20);
+    let before = tier.bucket.stats();
+    put(&tier.cas, big, &bytes).await;
+    assert_eq!(count(before), [1, 0, 0, 4], "writing 30 MiB");
+    assert_eq!(tier.bucket.stats().multipart - before.multipart, 2);
+    let before = tier.bucket.stats();
+    read(big, Wanted::ALL).await;
+    assert_eq!(count(before), [0, 5, 0, 0], "reading 30 MiB");
+    let before = tier.bucket.stats();
+    read(big, Wanted::part(20 << 20, Some(100))).await;
+    assert_eq!(count(before), [0, 2, 0, 0], "reading a part");
+    let (squeezed, bytes) = text(12 << 20);
+    let before = tier.bucket.stats();
+    put(&tier.cas, squeezed, &bytes).await;
+    assert_eq!(count(before), [1, 0, 1, 0], "writing what gets smaller than a part");
+    let before = tier.bucket.stats();
+    tier.results.put(small, crate::ActionResult::default()).await.unwrap();
+    assert!(tier.results.get(small).await.unwrap().is_some());
+    assert_eq!(count(before), [0, 1, 1, 0], "writing and reading a result");
+}

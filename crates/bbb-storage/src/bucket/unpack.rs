@@ -222,13 +222,13 @@ impl Unpacker {
     fn decode_some(&mut self, want: usize) -> Result<(), Damage> {
         let Some(decoder) = &mut self.decoder else { return Ok(()) };
         let front = self.input.front().map_or(&[][..], |front| &front.bytes);
-        let mut input = InBuffer::around(&front[..front.len().min(PIECE_BYTES)]);
+        // All that came and all the room there is: a whole frame is decoded in one go, without a window.
+        let mut input = InBuffer::around(front);
         let filled = self.chunk.len();
         let room = match self.skip {
-            0 => (want - filled).min(PIECE_BYTES),
-            skip => skip.min(PIECE_BYTES as u64) as usize,
+            0 => want - filled,
+            skip => skip.min(want as u64) as usize,
         };
-        self.chunk.reserve_exact(want - filled);
         self.chunk.resize(filled + room, 0);
         let mut out = OutBuffer::around(&mut self.chunk[filled..]);
         let hint =

@@ -23,6 +23,7 @@ use crate::{Encoding, Error, HashedFile, Result, Source, SourceContent};
 
 use super::{
     budget::Taken,
+    keys::Kind,
     object::{HEAD_LEN, SMALL_BYTES, max_encoded_bytes},
     off_reactor,
     pack::Packer,
@@ -40,6 +41,9 @@ const PART_BYTES: u64 = 8 << 20;
 /// S3 takes 10,000 parts; with an index, and frames longer than what they hold, a few more are needed than
 /// the size says.
 const MAX_PARTS: u64 = 9_000;
+
+/// Up to this size a blob is packed where it arrives: half a millisecond's work at the most.
+const MAX_INLINE_BYTES: u64 = 64 << 10;
 
 /// How many parts of one blob are on their way at once.
 const MAX_PARTS_SENDING: usize = 3;
@@ -97,7 +101,7 @@ impl Place {
             object = feed.pack(step, object).await?;
         }
         object = feed.finish(object).await?;
-        let put = self.bucket.store.put(&self.key, PutPayload::from(object)).await;
+        let put = self.bucket.put(Kind::Blob, &self.key, PutPayload::from(object)).await;
         put.map_err(|failure| self.write_error(failure))
     }
 
@@ -160,30 +164,43 @@ impl Feed {
     fn pack(
         &self,
         pieces: Vec<Bytes>,
-        mut object: Vec<u8>,
+        object: Vec<u8>,
     ) -> impl Future<Output = Result<Vec<u8>>> + use<> {
-        let packer = Arc::clone(&self.packer);
-        off_reactor("packing a blob", move || {
-            let mut packer = packer.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(packer) = &mut *packer {
-                for piece in pieces {
-                    packer.feed(&piece, &mut object)?;
-                }
-            }
-            Ok(object)
+        self.work(object, move |packer, object| match packer {
+            Some(packer) => pieces.iter().try_for_each(|piece| packer.feed(piece, object)),
+            None => Ok(()),
         })
     }
 
     /// Ends the object if the blob is what it should be.
-    fn finish(&self, mut object: Vec<u8>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
-        let packer = Arc::clone(&self.packer);
-        off_reactor("packing a blob", move || {
-            let packer = packer.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(packer) = packer {
-                packer.finish(&mut object)?;
-            }
-            Ok(object)
+    fn finish(&self, object: Vec<u8>) -> impl Future<Output = Result<Vec<u8>>> + use<> {
+        self.work(object, |packer, object| match packer.take() {
+            Some(packer) => packer.finish(object),
+            None => Ok(()),
         })
+    }
+
+    /// Has the packer work on the object, off the reactor if it is more than a little.
+    fn work<W>(
+        &self,
+        mut object: Vec<u8>,
+        work: W,
+    ) -> impl Future<Output = Result<Vec<u8>>> + use<W>
+    where
+        W: FnOnce(&mut Option<Packer>, &mut Vec<u8>) -> Result<()> + Send + 'static,
+    {
+        let packer = Arc::clone(&self.packer);
+        let is_little = self.place.digest.size_bytes() <= MAX_INLINE_BYTES;
+        let work = move || {
+            let mut packer = packer.lock().unwrap_or_else(PoisonError::into_inner);
+            work(&mut packer, &mut object).map(|()| object)
+        };
+        async move {
+            match is_little {
+                true => work(),
+                false => off_reactor("packing a blob", work).await,
+            }
+        }
     }
 }
 
@@ -281,7 +298,7 @@ impl Parts {
         if self.upload.is_none() {
             let Part { bytes, taken: _taken } = part;
             let Place { bucket, key, .. } = &self.place;
-            let put = bucket.store.put(key, PutPayload::from(bytes)).await;
+            let put = bucket.put(Kind::Blob, key, PutPayload::from(bytes)).await;
             return put.map_err(|failure| self.place.write_error(failure));
         }
         if !part.bytes.is_empty() {
@@ -294,8 +311,15 @@ impl Parts {
         let parts = self.sent.drain(..).map(|(_, id)| id).collect();
         match self.upload.take() {
             Some(upload) => {
-                let completed = upload.complete(parts, self.object_bytes).await;
-                completed.map_err(|failure| self.place.write_error(failure))
+                let Place { bucket, key, .. } = &self.place;
+                let complete = upload.complete(parts, self.object_bytes);
+                let kept = match bucket.keep(Kind::Blob, key, complete).await {
+                    Ok(true) => Ok(()),
+                    // Its source is used up: whoever sent it is to send it again.
+                    Ok(false) => Err(Failure::unknown("the collector took it for an old one")),
+                    Err(failure) => Err(failure),
+                };
+                kept.map_err(|failure| self.place.write_error(failure))
             }
             None => Ok(()),
         }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use bbb_lifecycle::Stop;
-use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
+use object_store::path::Path;
 use tokio::time::{self, Instant};
 
-use super::{super::keys::Keys, failure};
+use super::super::{keys::Keys, retry::Failure, store::Store};
 
 /// How long a reading is used.
 const READING_TTL: Duration = Duration::from_secs(10 * 60);
@@ -30,7 +30,7 @@ const MAX_DRIFT: Duration = Duration::from_secs(1);
 /// The server's clock.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
-    store: Arc<dyn ObjectStore>,
+    store: Arc<Store>,
     /// The object that is written to see when.
     key: Path,
     reading: Mutex<Reading>,
@@ -42,11 +42,13 @@ struct Reading {
     server: SystemTime,
     here: Instant,
     wall: SystemTime,
+    /// Whether the server was asked. The machine's own time has to do until it is.
+    is_measured: bool,
 }
 
 impl Reading {
-    fn of(server: SystemTime) -> Self {
-        Self { server, here: Instant::now(), wall: SystemTime::now() }
+    fn of(server: SystemTime, is_measured: bool) -> Self {
+        Self { server, here: Instant::now(), wall: SystemTime::now(), is_measured }
     }
 
     /// What has passed since by the clock that stands still while the machine sleeps, and by the one that
@@ -58,8 +60,8 @@ impl Reading {
 
 impl ServerClock {
     /// A clock that shows the machine's own time until it is first measured.
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, keys: &Keys) -> Self {
-        let reading = Mutex::new(Reading::of(SystemTime::now()));
+    pub(crate) fn new(store: Arc<Store>, keys: &Keys) -> Self {
+        let reading = Mutex::new(Reading::of(SystemTime::now(), false));
         Self { store, key: keys.meta("clock"), reading }
     }
 
@@ -80,36 +82,37 @@ impl ServerClock {
     ///
     /// # Errors
     /// What the bucket says, or that it took too long to tell the time by.
-    pub(crate) async fn measure(&self) -> object_store::Result<()> {
+    pub(crate) async fn measure(&self) -> Result<(), Failure> {
         let begun = Instant::now();
         self.store.put(&self.key, "what time is it?".into()).await?;
         let meta = self.store.head(&self.key).await?;
         if begun.elapsed() > MAX_ROUND_TRIP {
-            return Err(failure("the bucket is too slow to tell the time by"));
+            return Err(Failure::unknown("the bucket is too slow to tell the time by"));
         }
-        let reading = Reading::of(meta.last_modified.into());
+        let reading = Reading::of(meta.last_modified.into(), true);
         *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
         Ok(())
     }
 
     /// Reads the server's clock whenever that is due.
     pub(crate) async fn run(&self, stop: &Stop) {
-        loop {
-            tokio::select! {
-                () = stop.requested() => return,
-                () = time::sleep(CHECK_INTERVAL) => {}
-            }
+        while !stop.is_requested() {
             if self.is_doubtful()
                 && let Err(error) = self.measure().await
             {
                 tracing::debug!(%error, "cannot read the bucket's clock");
             }
+            tokio::select! {
+                () = stop.requested() => {}
+                () = time::sleep(CHECK_INTERVAL) => {}
+            }
         }
     }
 
     fn is_doubtful(&self) -> bool {
-        let (here, wall) = self.reading().elapsed();
-        here > READING_TTL || wall > here + MAX_DRIFT
+        let reading = self.reading();
+        let (here, wall) = reading.elapsed();
+        !reading.is_measured || here > READING_TTL || wall > here + MAX_DRIFT
     }
 
     fn reading(&self) -> Reading {

@@ -17,18 +17,20 @@ use std::{
 };
 
 use bbb_lifecycle::Stop;
-use futures::{
-    Stream, StreamExt as _, TryStreamExt as _,
-    stream::{self, BoxStream},
-};
-use object_store::{Error, ObjectMeta, ObjectStoreExt as _, Result, path::Path};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use object_store::{ObjectMeta, path::Path};
 use tokio::time::{self, Instant};
 
 use super::{
-    super::keys::Kind,
+    super::{
+        existence::Id,
+        keys::Kind,
+        retry::Failure,
+        stats::BucketStats,
+        store::{LIST_PAGE, Part},
+    },
     Lifetime,
-    clock::ServerClock,
-    failure,
+    doomed::{LISTS, MAX_DOOMED, sleep_until},
     lease::{LEASE_INTERVAL, Lease},
     policy::{Stage, Window},
     refresh::ASIDE,
@@ -37,13 +39,10 @@ use super::{
 /// How many shards there are.
 const SHARDS: u16 = 256;
 
-/// How many shards share a wait for a window.
+/// How many shards share a list and a window.
 const GROUP: u16 = 16;
 
 const GROUPS: u16 = SHARDS / GROUP;
-
-/// How many candidates are held at once. S3 deletes as many in one request.
-const BATCH: usize = 1000;
 
 /// How many candidates are looked at at once.
 const LOOKS: usize = 64;
@@ -51,11 +50,11 @@ const LOOKS: usize = 64;
 /// How much of a window is kept for the delete after the looks.
 const DELETE_TIME: Duration = Duration::from_secs(4);
 
-/// What is left of a window is not used if there is less time than this for the looks before.
-const LOOK_TIME: Duration = Duration::from_secs(2);
+/// How often a list may come too late for its window before the bucket is left alone for a while.
+const MAX_PUBLISHES: usize = 3;
 
-/// How long a page of a listing may take.
-const LIST_TIMEOUT: Duration = Duration::from_secs(60);
+/// More is not read of the progress.
+const MAX_PROGRESS_BYTES: u64 = 256;
 
 /// How long to wait after a fault.
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,7 +67,7 @@ const MOMENT: Duration = Duration::from_secs(3600);
 
 /// What a node has collected.
 #[derive(Debug, Default)]
-pub(crate) struct CollectorStats {
+pub(super) struct CollectorStats {
     listed: AtomicU64,
     deleted: AtomicU64,
     spared: AtomicU64,
@@ -76,30 +75,13 @@ pub(crate) struct CollectorStats {
     rounds: AtomicU64,
 }
 
-/// [`CollectorStats`] at a moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Collected {
-    /// How many objects were listed.
-    pub(crate) listed: u64,
-    /// How many were deleted.
-    pub(crate) deleted: u64,
-    /// How many were to be deleted, and were found used at the last look.
-    pub(crate) spared: u64,
-    /// How many could not be looked at or deleted.
-    pub(crate) failed: u64,
-    /// How many rounds this node ended.
-    pub(crate) rounds: u64,
-}
-
 impl CollectorStats {
-    pub(crate) fn get(&self) -> Collected {
-        Collected {
-            listed: self.listed.load(Relaxed),
-            deleted: self.deleted.load(Relaxed),
-            spared: self.spared.load(Relaxed),
-            failed: self.failed.load(Relaxed),
-            rounds: self.rounds.load(Relaxed),
-        }
+    pub(super) fn add_to(&self, stats: &mut BucketStats) {
+        stats.listed = self.listed.load(Relaxed);
+        stats.expired = self.deleted.load(Relaxed);
+        stats.spared = self.spared.load(Relaxed);
+        stats.left = self.failed.load(Relaxed);
+        stats.rounds = self.rounds.load(Relaxed);
     }
 }
 
@@ -176,7 +158,7 @@ impl Collector {
     }
 
     /// Collects one group of shards if that is due and this node's turn. Tells how long to wait.
-    async fn turn(&mut self) -> Result<Duration> {
+    async fn turn(&mut self) -> Result<Duration, Failure> {
         if !self.lease.hold(self.life.clock.now()).await? {
             return Ok(LEASE_INTERVAL);
         }
@@ -201,18 +183,18 @@ impl Collector {
         Ok(Duration::ZERO)
     }
 
-    async fn progress(&self) -> Result<Option<Progress>> {
-        match self.life.store.get(&self.progress_key).await {
-            Ok(found) => Ok(Progress::decode(&found.bytes().await?)),
-            Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
+    async fn progress(&self) -> Result<Option<Progress>, Failure> {
+        match self.life.store.get(&self.progress_key, Part::All, MAX_PROGRESS_BYTES, None).await {
+            Ok(found) => Ok(Progress::decode(&found.bytes)),
+            Err(Failure::Missing) => Ok(None),
+            Err(failure) => Err(failure),
         }
     }
 
     /// Deletes what may go of one group of shards.
-    async fn sweep(&mut self, group: u16) -> Result<()> {
+    async fn sweep(&mut self, group: u16) -> Result<(), Failure> {
         let listed = list_group(&self.life, group);
-        let mut candidates = std::pin::pin!(listed.try_chunks(BATCH));
+        let mut candidates = std::pin::pin!(listed.try_chunks(MAX_DOOMED));
         while let Some(batch) = candidates.next().await {
             self.delete(batch.map_err(|error| error.1)?).await?;
         }
@@ -220,105 +202,132 @@ impl Collector {
     }
 
     /// Deletes those candidates that still may go, in as many windows as that takes.
-    async fn delete(&mut self, mut candidates: Vec<Candidate>) -> Result<()> {
+    async fn delete(&mut self, mut candidates: Vec<Candidate>) -> Result<(), Failure> {
         while !candidates.is_empty() {
-            let closes = window(&self.life.clock).await?;
-            // Waiting may have taken long.
-            if !self.lease.hold(self.life.clock.now()).await? {
-                return Err(failure("another node collects now"));
-            }
-            let looked_at = self.delete_within(&candidates, closes).await;
+            let (window, list) = self.doom(&candidates).await?;
+            sleep_until(&self.life.clock, window.opens).await;
+            // The window is kept by a clock that was just read.
+            self.life.clock.measure().await?;
+            let left = window.closes().duration_since(self.life.clock.now()).unwrap_or_default();
+            let looked_at = self.delete_within(&candidates, Instant::now() + left).await;
+            let _ = self.life.store.delete(&list).await;
             if looked_at == 0 {
-                return Err(failure("the bucket is too slow to look at anything within a window"));
+                return Err(Failure::unknown("a window is too short to look at anything"));
             }
             candidates.drain(..looked_at);
+            if !candidates.is_empty() && !self.lease.hold(self.life.clock.now()).await? {
+                return Err(Failure::unknown("another node collects now"));
+            }
         }
         Ok(())
+    }
+
+    /// Tells all nodes what is going to be deleted, and when.
+    async fn doom(&self, candidates: &[Candidate]) -> Result<(Window, Path), Failure> {
+        let life = &self.life;
+        for _ in 0..MAX_PUBLISHES {
+            life.clock.measure().await?;
+            let window = Window::open_to_lists(life.clock.now());
+            let ids = candidates.iter().map(|(_, key)| Id::of(key));
+            let list = life.doomed.publish(window, self.lease.holder(), ids).await?;
+            if life.clock.now() <= window.published_by() {
+                return Ok((window, list));
+            }
+            let _ = life.store.delete(&list).await;
+        }
+        Err(Failure::unknown("the bucket is too slow to be told beforehand what will be deleted"))
     }
 
     /// Looks at as many candidates as there is time for, and deletes those of them that may go. Tells how
     /// many it looked at.
     async fn delete_within(&self, candidates: &[Candidate], closes: Instant) -> usize {
-        let stats = &self.life.collected;
-        let looks = stream::iter(candidates.to_vec())
-            .map(|candidate| may_go(Arc::clone(&self.life), candidate));
-        let looks = looks.buffered(LOOKS).take_until(time::sleep_until(closes - DELETE_TIME));
-        let looks: Vec<Option<Path>> = looks.collect().await;
-        let looked_at = looks.len();
-        let doomed: Vec<Path> = looks.into_iter().flatten().collect();
+        let mut looked_at = 0;
+        for page in candidates.chunks(LIST_PAGE) {
+            let looks = stream::iter(page.to_vec());
+            let looks = looks.map(|candidate| may_go(Arc::clone(&self.life), candidate));
+            let looks = looks.buffered(LOOKS).take_until(time::sleep_until(closes - DELETE_TIME));
+            let looks: Vec<Option<Path>> = looks.collect().await;
+            looked_at += looks.len();
+            let is_last = looks.len() < page.len();
+            self.delete_page(looks.into_iter().flatten().collect(), closes).await;
+            if is_last || Instant::now() + DELETE_TIME >= closes {
+                break;
+            }
+        }
+        looked_at
+    }
+
+    async fn delete_page(&self, doomed: Vec<Path>, closes: Instant) {
         let (all, mut done) = (doomed.len() as u64, 0);
-        // One that was started late would end outside of the window.
+        // What begins late would end outside of the window.
         if all > 0 && Instant::now() + DELETE_TIME / 2 < closes {
-            let mut deleted = self.life.store.delete_stream(stream::iter(doomed).map(Ok).boxed());
+            let mut deleted = self.life.store.delete_all(doomed);
             let delete = async {
                 while let Some(gone) = deleted.next().await {
                     match gone {
-                        Ok(_) | Err(Error::NotFound { .. }) => done += 1,
+                        Ok(_) | Err(object_store::Error::NotFound { .. }) => done += 1,
                         Err(error) => tracing::debug!(%error, "cannot delete a dead object"),
                     }
                 }
             };
             let _ = time::timeout_at(closes, delete).await;
         }
+        let stats = &self.life.collected;
         stats.deleted.fetch_add(done, Relaxed);
         stats.failed.fetch_add(all - done, Relaxed);
-        looked_at
     }
 
     /// Drops what the nodes put down beside the entries and left, and tells of the round.
     async fn end_round(&self) {
         let life = &self.life;
-        let left =
-            [(ASIDE, MOMENT), ("probe", MOMENT), ("quarantine", life.policy.deletable(Kind::Blob))];
+        let left = [
+            (ASIDE, MOMENT),
+            (LISTS, MOMENT),
+            ("probe", MOMENT),
+            ("quarantine", life.policy.deletable(Kind::Blob)),
+        ];
         for (name, ttl) in left {
-            let listed = life.store.list(Some(&life.keys.meta(name)));
+            let listed = life.store.list(life.keys.meta(name));
             let old = listed.try_filter_map(|meta| {
                 let is_old = life.clock.age(meta.last_modified.into()) > ttl;
                 std::future::ready(Ok(is_old.then_some(meta.location)))
             });
-            let old: Result<Vec<_>> = old.take(BATCH).try_collect().await;
-            let old = old.unwrap_or_default();
-            let mut deleted = life.store.delete_stream(stream::iter(old).map(Ok).boxed());
-            while deleted.next().await.is_some() {}
+            let old: Result<Vec<_>, _> = old.take(LIST_PAGE).try_collect().await;
+            if let Ok(old) = old
+                && !old.is_empty()
+            {
+                let _: Vec<_> = life.store.delete_all(old).collect().await;
+            }
         }
-        let stats = &life.collected;
-        stats.rounds.fetch_add(1, Relaxed);
-        let Collected { listed, deleted, spared, failed, .. } = stats.get();
-        tracing::info!(listed, deleted, spared, failed, "went through the bucket for dead objects");
+        life.collected.rounds.fetch_add(1, Relaxed);
+        let mut stats = BucketStats::default();
+        life.collected.add_to(&mut stats);
+        let BucketStats { listed, expired, spared, left, .. } = stats;
+        tracing::info!(listed, expired, spared, left, "went through the bucket for dead objects");
     }
 }
 
 /// The candidates for deletion of one group of shards: results first, so that none is left whose blobs are
 /// gone.
-fn list_group(life: &Arc<Lifetime>, group: u16) -> impl Stream<Item = Result<Candidate>> + use<> {
+fn list_group(
+    life: &Arc<Lifetime>,
+    group: u16,
+) -> impl Stream<Item = Result<Candidate, Failure>> + use<> {
     let shards = group * GROUP..(group + 1) * GROUP;
     let of_kind = move |kind| shards.clone().map(move |shard| (kind, shard as u8));
     let life = Arc::clone(life);
-    stream::iter([Kind::Result, Kind::Blob]).flat_map(move |kind| {
-        let life = Arc::clone(&life);
-        stream::iter(of_kind(kind)).flat_map(move |(kind, shard)| {
-            let listed = unstalled(life.store.list(Some(&life.keys.shard(shard, kind))));
+    stream::iter([Kind::Result, Kind::Blob].into_iter().flat_map(of_kind)).flat_map(
+        move |(kind, shard)| {
             let life = Arc::clone(&life);
-            listed.try_filter_map(move |meta| {
+            life.store.list(life.keys.shard(shard, kind)).try_filter_map(move |meta| {
                 life.collected.listed.fetch_add(1, Relaxed);
                 // What is not ours stays, whatever its age.
-                let is_ours =
-                    life.keys.parse(&meta.location).is_some_and(|(found, _)| found == kind);
+                let is_ours = life.keys.parse(&meta.location).is_some_and(|(of, _)| of == kind);
                 let may_go = is_ours && is_deletable(&life, kind, &meta);
                 std::future::ready(Ok(may_go.then_some((kind, meta.location))))
             })
-        })
-    })
-}
-
-/// A listing that ends in an error when the bucket has nothing to say for too long.
-fn unstalled(
-    listed: BoxStream<'static, Result<ObjectMeta>>,
-) -> impl Stream<Item = Result<ObjectMeta>> {
-    stream::try_unfold(listed, async |mut listed| {
-        let next = time::timeout(LIST_TIMEOUT, listed.try_next()).await.map_err(failure)?;
-        Ok(next?.map(|meta| (meta, listed)))
-    })
+        },
+    )
 }
 
 /// Looks at a candidate once more. Its key, if it still may go.
@@ -327,7 +336,7 @@ async fn may_go(life: Arc<Lifetime>, (kind, key): Candidate) -> Option<Path> {
     match life.store.head(&key).await {
         Ok(meta) if is_deletable(&life, kind, &meta) => return Some(key),
         Ok(_) => stats.spared.fetch_add(1, Relaxed),
-        Err(Error::NotFound { .. }) => 0,
+        Err(Failure::Missing) => 0,
         Err(_) => stats.failed.fetch_add(1, Relaxed),
     };
     None
@@ -335,21 +344,4 @@ async fn may_go(life: Arc<Lifetime>, (kind, key): Candidate) -> Option<Path> {
 
 fn is_deletable(life: &Lifetime, kind: Kind, meta: &ObjectMeta) -> bool {
     life.policy.stage(kind, life.clock.age(meta.last_modified.into())) == Stage::Deletable
-}
-
-/// Waits for a window with enough time left. Tells when it closes.
-async fn window(clock: &ServerClock) -> Result<Instant> {
-    let mut from = clock.now();
-    loop {
-        clock.measure().await?;
-        let now = clock.now();
-        let window = Window::at_or_after(now.max(from));
-        let left = window.closes.duration_since(now).unwrap_or_default();
-        match window.opens.duration_since(now) {
-            Ok(wait) if !wait.is_zero() => time::sleep(wait).await,
-            _ if left >= LOOK_TIME + DELETE_TIME => return Ok(Instant::now() + left),
-            // This one is almost over.
-            _ => from = window.closes,
-        }
-    }
 }

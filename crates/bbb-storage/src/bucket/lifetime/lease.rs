@@ -9,13 +9,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use object_store::{
-    Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, Result,
-    UpdateVersion, path::Path,
-};
+use object_store::{PutPayload, UpdateVersion, path::Path};
 use tokio::time::{self, Instant};
 
-use super::super::keys::Keys;
+use super::super::{
+    keys::Keys,
+    retry::Failure,
+    store::{Part, Store},
+};
+
+/// More is not read of a lease.
+const MAX_BYTES: u64 = 256;
 
 /// How long a holder may be silent.
 pub(super) const LEASE_TTL: Duration = Duration::from_secs(20 * 60);
@@ -29,7 +33,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// The lease, as one node sees it.
 #[derive(Debug)]
 pub(super) struct Lease {
-    store: Arc<dyn ObjectStore>,
+    store: Arc<Store>,
     key: Path,
     /// What names this node in the lease.
     holder: String,
@@ -38,7 +42,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, keys: &Keys, honours: bool) -> Self {
+    pub(super) fn new(store: Arc<Store>, keys: &Keys, honours: bool) -> Self {
         let holder = uuid::Uuid::new_v4().simple().to_string();
         Self { store, key: keys.meta("lease"), holder, honours, held_since: None }
     }
@@ -47,29 +51,34 @@ impl Lease {
     ///
     /// # Errors
     /// What the bucket says.
-    pub(super) async fn hold(&mut self, now: SystemTime) -> Result<bool> {
+    pub(super) async fn hold(&mut self, now: SystemTime) -> Result<bool, Failure> {
         if self.held_since.is_some_and(|since| since.elapsed() < LEASE_INTERVAL) {
             return Ok(true);
         }
         self.held_since = None;
-        let (mode, ours) = match self.store.get(&self.key).await {
-            Err(Error::NotFound { .. }) => (PutMode::Create, false),
-            Err(error) => return Err(error),
+        let (version, ours) = match self.store.get(&self.key, Part::All, MAX_BYTES, None).await {
+            Err(Failure::Missing) => (None, false),
+            Err(failure) => return Err(failure),
             Ok(found) => {
-                let meta = found.meta.clone();
-                let ours = found.bytes().await? == self.holder.as_bytes();
-                let silent = now.duration_since(meta.last_modified.into()).unwrap_or_default();
-                if !ours && silent < LEASE_TTL {
+                let ours = found.bytes == self.holder.as_bytes();
+                let silent = now.duration_since(found.meta.last_modified.into());
+                if !ours && silent.unwrap_or_default() < LEASE_TTL {
                     return Ok(false);
                 }
-                let version = UpdateVersion { e_tag: meta.e_tag, version: meta.version };
-                (PutMode::Update(version), ours)
+                let version =
+                    UpdateVersion { e_tag: found.meta.e_tag, version: found.meta.version };
+                (Some(version), ours)
             }
         };
-        if self.write(mode, ours).await? {
+        if self.write(version, ours).await? {
             self.held_since = Some(Instant::now());
         }
         Ok(self.held_since.is_some())
+    }
+
+    /// What names this node.
+    pub(super) fn holder(&self) -> &str {
+        &self.holder
     }
 
     /// Lets another node take over at once.
@@ -81,16 +90,18 @@ impl Lease {
         }
     }
 
-    async fn write(&mut self, mode: PutMode, ours: bool) -> Result<bool> {
+    async fn write(&mut self, version: Option<UpdateVersion>, ours: bool) -> Result<bool, Failure> {
         if self.honours {
-            let options = PutOptions { mode, ..PutOptions::default() };
-            match self.store.put_opts(&self.key, self.payload(), options).await {
-                Ok(_) => return Ok(true),
-                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => return Ok(false),
-                Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
-                    self.honours = false;
-                }
-                Err(error) => return Err(error),
+            let written = match version {
+                None => self.store.create(&self.key, self.payload()).await,
+                Some(version) => self.store.replace(&self.key, self.payload(), version).await,
+            };
+            match written {
+                Ok(()) => return Ok(true),
+                Err(Failure::Condition | Failure::Missing) => return Ok(false),
+                // Folders know only half of the conditions.
+                Err(Failure::Refused(_)) => self.honours = false,
+                Err(failure) => return Err(failure),
             }
         }
         self.store.put(&self.key, self.payload()).await?;
@@ -98,8 +109,8 @@ impl Lease {
             return Ok(true);
         }
         time::sleep(SETTLE).await;
-        let found = self.store.get(&self.key).await?.bytes().await?;
-        Ok(found == self.holder.as_bytes())
+        let found = self.store.get(&self.key, Part::All, MAX_BYTES, None).await?;
+        Ok(found.bytes == self.holder.as_bytes())
     }
 
     fn payload(&self) -> PutPayload {

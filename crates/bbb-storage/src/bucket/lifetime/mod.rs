@@ -9,7 +9,7 @@
 //! | from E/2 | aging: renewed before they are promised | the same |
 //! | from E | dead: count as missing, are never renewed | aging |
 //! | from 3E/2 | | dead |
-//! | dead and a margin of E/8, at least 5 minutes | deletable: the collector may take them | the same |
+//! | dead and a margin of E/8, at least 5 minutes | deletable: a collector may take them | the same |
 //!
 //! # The promise
 //! What a node said to be there (an answer of `FindMissingBlobs`, the blobs of a served result, a write
@@ -23,43 +23,58 @@
 //! renews them too: results leave before their blobs, and one that did not would be a miss, no lie.
 //!
 //! # Deleting among writers
-//! S3 cannot delete an object on the condition that it is still the old one. Three rules make it safe:
+//! S3 cannot delete an object on the condition that it is still the old one. Two rules make it safe:
 //!
 //! - *Renewal against deletion*: nothing dead is renewed, and only what is dead and a margin more is deleted. A
 //!   renewal that was begun in time and ended within the margin can meet no delete; one that took longer
 //!   is not relied upon.
 //! - *Writing against deletion*: a write over a deletable object could land between the collector's last look at
-//!   the old one and its delete. So the collector looks and deletes only while a window is open, in the first
-//!   seconds of every fifth minute of the server's clock. A writer asks what it writes over if its write may
-//!   meet a window, and if that was dead, it acknowledges only after the window is over and the object was
-//!   seen to be there. Writes at other times, and over nothing, cost nothing.
-//! - *Two collectors* keep to the same windows and look for themselves: they do no harm. The lease only
-//!   saves requests.
+//!   the old one and its delete. So a collector tells beforehand which objects it is going to delete
+//!   ([`doomed`]), and looks and deletes only while a window is open: in the first seconds of every fifth
+//!   minute of the server's clock. Of what is doomed, nothing is promised and no write is acknowledged while
+//!   the window may be open; afterwards a look shows what is left. Everything else goes on as ever: a node
+//!   pays one listing a window.
+//!
+//! Both hold for any number of collectors. The lease only saves requests.
 //!
 //! The room knows nothing of what is inside the objects, nor who remembers which of them are there.
 
 mod clock;
 mod collector;
+mod doomed;
 mod lease;
 mod policy;
 mod refresh;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bbb_lifecycle::TaskGroup;
-use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt as _, Result, path::Path};
+use futures::StreamExt as _;
+use object_store::{ObjectMeta, path::Path};
 use tokio::{sync::mpsc, time};
 
 use self::{
     clock::ServerClock,
-    collector::Collector,
-    policy::{Stage, WRITE_BOUND, Window},
+    collector::{Collector, CollectorStats},
+    doomed::{Doomed, sleep_until},
+    policy::{Stage, Window},
     refresh::Refresher,
 };
-pub(crate) use self::{collector::CollectorStats, policy::Policy, refresh::Ways};
-use super::keys::{Keys, Kind};
+pub(crate) use self::{policy::Policy, refresh::Ways};
+use super::{
+    budget::Budget,
+    existence::Id,
+    keys::{Keys, Kind},
+    retry::Failure,
+    stats::BucketStats,
+    store::Store,
+};
 
 /// How many renewals that nobody waits for may queue. What finds no place is renewed when it is used again.
 const RENEWALS_BEHIND: usize = 4096;
@@ -68,15 +83,26 @@ const RENEWALS_BEHIND: usize = 4096;
 const RENEWALS_BEHIND_AT_ONCE: usize = 8;
 
 /// Keeps what is used and lets go of the rest.
-#[derive(Debug)]
 pub(crate) struct Lifetime {
-    store: Arc<dyn ObjectStore>,
+    store: Arc<Store>,
     keys: Keys,
     policy: Policy,
     clock: ServerClock,
-    refresher: Refresher,
+    doomed: Doomed,
+    refresher: Arc<Refresher>,
     behind: mpsc::Sender<(Kind, ObjectMeta)>,
-    collected: Arc<CollectorStats>,
+    collected: CollectorStats,
+}
+
+/// What an object that was read is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Used {
+    /// To be remembered as there.
+    Alive,
+    /// To be given to who reads it, but not to be remembered as there.
+    Aging,
+    /// It counts as missing.
+    Dead,
 }
 
 /// A write that began.
@@ -84,162 +110,193 @@ pub(crate) struct Lifetime {
 #[must_use = "a write is to be ended before it is acknowledged"]
 pub(crate) struct Write {
     begun: SystemTime,
-    over: Over,
-}
-
-/// What a write goes over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
-    /// Nothing, or something that is alive: nobody is about to delete it.
-    Safe,
-    /// Something that may be deleted.
-    Dead,
-    /// Nobody asked, since it was not going to matter.
-    Unasked,
 }
 
 impl Lifetime {
-    /// Reads the server's clock and starts what goes on behind. The collector makes use of conditional
-    /// writes where the bucket `honours` them.
-    ///
-    /// # Errors
-    /// If the bucket's clock cannot be read.
-    pub(crate) async fn start(
-        store: Arc<dyn ObjectStore>,
+    /// Starts what goes on behind. The collector makes use of conditional writes where the bucket `honours`
+    /// them.
+    pub(crate) fn start(
+        store: &Arc<Store>,
         keys: &Keys,
         policy: Policy,
-        ways: Ways,
+        budget: &Arc<Budget>,
         honours: bool,
-        tasks: &TaskGroup,
-    ) -> Result<Arc<Self>> {
+        group: &TaskGroup,
+    ) -> Arc<Self> {
         let (behind, queue) = mpsc::channel(RENEWALS_BEHIND);
+        let refresher = Refresher::new(Arc::clone(store), keys, Arc::clone(budget), group);
         let lifetime = Arc::new(Self {
-            clock: ServerClock::new(Arc::clone(&store), keys),
-            refresher: Refresher::new(Arc::clone(&store), keys, ways),
+            clock: ServerClock::new(Arc::clone(store), keys),
+            doomed: Doomed::new(Arc::clone(store), keys),
+            refresher: Arc::new(refresher),
             keys: keys.clone(),
-            collected: Arc::default(),
-            store,
+            store: Arc::clone(store),
+            collected: CollectorStats::default(),
             policy,
             behind,
         });
-        lifetime.clock.measure().await?;
-        let (life, stop) = (Arc::clone(&lifetime), tasks.stop());
-        tasks.spawn("bucket clock", async move { life.clock.run(&stop).await });
-        let (life, stop) = (Arc::clone(&lifetime), tasks.stop());
-        tasks.spawn("bucket renewals", async move {
+        let (life, stop) = (Arc::clone(&lifetime), group.stop());
+        group.spawn("bucket clock", async move { life.clock.run(&stop).await });
+        let (life, stop) = (Arc::clone(&lifetime), group.stop());
+        group.spawn("bucket doomed", async move { life.doomed.run(&life.clock, &stop).await });
+        let (life, stop) = (Arc::clone(&lifetime), group.stop());
+        group.spawn("bucket renewals", async move {
             tokio::select! {
                 () = stop.requested() => {}
                 () = life.renew_queued(queue) => {}
             }
         });
-        let (collector, stop) = (Collector::new(Arc::clone(&lifetime), honours), tasks.stop());
-        tasks.spawn("bucket collector", async move { collector.run(&stop).await });
-        Ok(lifetime)
+        let (collector, stop) = (Collector::new(Arc::clone(&lifetime), honours), group.stop());
+        group.spawn("bucket collector", async move { collector.run(&stop).await });
+        lifetime
+    }
+
+    /// Reads the bucket's clock for the first time.
+    ///
+    /// # Errors
+    /// What the bucket says.
+    pub(crate) async fn measure(&self) -> Result<(), Failure> {
+        self.clock.measure().await
     }
 
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// How many objects were renewed.
-    pub(crate) fn renewed(&self) -> u64 {
-        self.refresher.renewed()
-    }
-
-    pub(crate) fn collected(&self) -> &CollectorStats {
-        &self.collected
+    /// Tells what was renewed and collected.
+    pub(crate) fn add_to(&self, stats: &mut BucketStats) {
+        stats.renewed = self.refresher.renewed();
+        self.collected.add_to(stats);
     }
 
     /// Whether an object counts as missing though it is there.
-    pub(crate) fn is_dead(&self, kind: Kind, last_modified: SystemTime) -> bool {
-        self.policy.stage(kind, self.clock.age(last_modified)) >= Stage::Dead
+    pub(crate) fn is_dead(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.stage(kind, meta) >= Stage::Dead
     }
 
-    /// Makes sure that an object that was just seen may be promised, and tells since when it counts as used.
-    /// None if it counts as missing.
+    /// Whether an object is renewed before it is promised.
+    pub(crate) fn is_aging(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.stage(kind, meta) == Stage::Aging
+    }
+
+    /// Makes sure that an object that was just seen may be promised. Tells whether it may; it counts as
+    /// missing otherwise.
     ///
     /// # Errors
-    /// If it was to be renewed and nobody knows whether it was.
-    pub(crate) async fn hold(&self, kind: Kind, meta: &ObjectMeta) -> Result<Option<SystemTime>> {
+    /// If that takes longer than `patience`, or nobody knows.
+    pub(crate) async fn hold(
+        &self,
+        kind: Kind,
+        meta: &ObjectMeta,
+        patience: Duration,
+    ) -> Result<bool, Failure> {
+        let held = time::timeout(patience, self.hold_patiently(kind, meta)).await;
+        held.unwrap_or_else(|_| Err(Failure::unknown("it takes long to renew an old object")))
+    }
+
+    /// Renews an object, whatever its age.
+    #[cfg(test)]
+    pub(crate) async fn renew(&self, meta: &ObjectMeta) -> Result<SystemTime, Failure> {
+        self.refresher.renew(meta, self.clock.now()).await
+    }
+
+    async fn hold_patiently(&self, kind: Kind, meta: &ObjectMeta) -> Result<bool, Failure> {
         let last_modified = meta.last_modified.into();
-        let now = self.clock.now();
-        match self.policy.stage(kind, self.clock.age(last_modified)) {
-            Stage::Fresh => Ok(Some(last_modified)),
-            Stage::Dead | Stage::Deletable => Ok(None),
-            Stage::Aging => match self.refresher.renew(meta, now).await {
-                Ok(_) if self.policy.is_too_late(kind, self.clock.age(last_modified)) => {
-                    Err(failure("an object was renewed too late to be promised"))
+        match self.stage(kind, meta) {
+            Stage::Dead | Stage::Deletable => Ok(false),
+            Stage::Fresh => match self.doomed_until(meta) {
+                None => Ok(true),
+                Some(over) => {
+                    sleep_until(&self.clock, over).await;
+                    self.is_left(kind, &meta.location).await
                 }
-                Ok(renewed) => Ok(Some(renewed)),
-                Err(Error::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
+            },
+            Stage::Aging => match self.refresher.renew(meta, self.clock.now()).await {
+                Ok(_) if self.policy.is_too_late(kind, self.clock.age(last_modified)) => {
+                    Err(Failure::unknown("an object was renewed too late to be promised"))
+                }
+                Ok(_) => Ok(true),
+                Err(Failure::Missing) => Ok(false),
+                Err(failure) => Err(failure),
             },
         }
     }
 
     /// Notes the use of an object that is being read, which promises nothing: if it is aging, it is renewed
-    /// behind. Tells whether it is alive; it counts as missing otherwise.
-    pub(crate) fn used(&self, kind: Kind, meta: &ObjectMeta) -> bool {
-        match self.policy.stage(kind, self.clock.age(meta.last_modified.into())) {
-            Stage::Fresh => true,
+    /// behind.
+    pub(crate) fn used(&self, kind: Kind, meta: &ObjectMeta) -> Used {
+        match self.stage(kind, meta) {
+            Stage::Fresh if self.doomed_until(meta).is_some() => Used::Aging,
+            Stage::Fresh => Used::Alive,
             Stage::Aging => {
                 // A full queue is no fault: the next use tries again.
                 let _ = self.behind.try_send((kind, meta.clone()));
-                true
+                Used::Aging
             }
-            Stage::Dead | Stage::Deletable => false,
+            Stage::Dead | Stage::Deletable => Used::Dead,
         }
     }
 
-    /// Begins to make an object visible: a put, or the completion of a multipart upload, but not the
-    /// sending of its parts. `absent` says that the key was seen to be free within the time that
-    /// [`Policy::existence_ttl`] allows.
-    ///
-    /// # Errors
-    /// If it matters what lies there, and nobody can tell.
-    pub(crate) async fn begin_write(&self, kind: Kind, key: &Path, absent: bool) -> Result<Write> {
-        let begun = self.clock.now();
-        let over = if absent {
-            Over::Safe
-        } else if Window::met_by_write(begun, begun + WRITE_BOUND).is_none() {
-            Over::Unasked
-        } else {
-            match self.store.head(key).await {
-                Ok(meta) if self.is_dead(kind, meta.last_modified.into()) => Over::Dead,
-                Ok(_) | Err(Error::NotFound { .. }) => Over::Safe,
-                Err(error) => return Err(error),
-            }
-        };
-        Ok(Write { begun, over })
+    /// Begins to make an object visible: a put, or the completion of an upload in parts.
+    pub(crate) fn begin_write(&self) -> Write {
+        Write { begun: self.clock.now() }
     }
 
-    /// Ends a write whose object the bucket took. Tells whether it is there to stay: if not, it is to be
-    /// written again.
+    /// Ends a write that the bucket acknowledged. Tells whether its object is there to stay: if not, it is to
+    /// be written again.
     ///
     /// # Errors
     /// If nobody can tell.
-    pub(crate) async fn end_write(&self, kind: Kind, key: &Path, write: Write) -> Result<bool> {
-        let ended = self.clock.now();
-        let Some(over) = Window::met_by_write(write.begun, ended) else { return Ok(true) };
-        if write.over == Over::Safe {
-            return Ok(true);
+    pub(crate) async fn end_write(
+        &self,
+        kind: Kind,
+        key: &Path,
+        write: Write,
+    ) -> Result<bool, Failure> {
+        let (id, ended) = (Id::of(key), self.clock.now());
+        let mut window = Window::ending_after(write.begun);
+        let mut over = None;
+        while window.begins() <= ended {
+            if self.doomed.names(window, id) {
+                over = Some(window.over());
+            }
+            window = window.next();
         }
-        time::sleep(over.duration_since(ended).unwrap_or_default()).await;
+        let Some(over) = over else { return Ok(true) };
+        sleep_until(&self.clock, over).await;
+        self.is_left(kind, key).await
+    }
+
+    /// Until when somebody may be deleting this object, which was seen fresh just now, because he took it for
+    /// the one that was there before.
+    fn doomed_until(&self, meta: &ObjectMeta) -> Option<SystemTime> {
+        let window = Window::ending_after(self.clock.now());
+        let is_open = window.begins() <= self.clock.now();
+        let is_new =
+            window.begins() <= SystemTime::from(meta.last_modified) + Duration::from_secs(1);
+        (is_open && is_new && self.doomed.names(window, Id::of(&meta.location)))
+            .then(|| window.over())
+    }
+
+    async fn is_left(&self, kind: Kind, key: &Path) -> Result<bool, Failure> {
         match self.store.head(key).await {
-            Ok(meta) => Ok(!self.is_dead(kind, meta.last_modified.into())),
-            Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Ok(meta) => Ok(!self.is_dead(kind, &meta)),
+            Err(Failure::Missing) => Ok(false),
+            Err(failure) => Err(failure),
         }
     }
 
+    fn stage(&self, kind: Kind, meta: &ObjectMeta) -> Stage {
+        self.policy.stage(kind, self.clock.age(meta.last_modified.into()))
+    }
+
     async fn renew_queued(&self, queue: mpsc::Receiver<(Kind, ObjectMeta)>) {
-        use futures::StreamExt as _;
         let queued = futures::stream::unfold(queue, async |mut queue| {
             let next = queue.recv().await?;
             Some((next, queue))
         });
         let renew = async |(kind, meta): (Kind, ObjectMeta)| {
-            if let Err(error) = self.hold(kind, &meta).await {
+            if let Err(error) = self.hold_patiently(kind, &meta).await {
                 tracing::debug!(key = %meta.location, %error, "cannot renew an object that was read");
             }
         };
@@ -247,7 +304,8 @@ impl Lifetime {
     }
 }
 
-/// A fault of ours in the words of the object store library.
-fn failure(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Generic { store: "lifetime", source: source.into() }
+impl fmt::Debug for Lifetime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifetime").field("policy", &self.policy).finish_non_exhaustive()
+    }
 }

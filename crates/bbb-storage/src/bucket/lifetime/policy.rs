@@ -27,10 +27,14 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// How far around a window writers take care: two clocks are off, and a delete may reach the server late.
 const GUARD: Duration = Duration::from_secs(12);
 
-/// How long making an object visible takes at most, if all goes well.
-pub(crate) const WRITE_BOUND: Duration = Duration::from_secs(50);
+/// How long before a window the list of what will be deleted in it stands.
+const PUBLISHED: Duration = Duration::from_secs(60);
 
-/// How long at most a round of the collector is meant to take.
+/// How long before a window the nodes read the lists: later than they stand, by any two clocks.
+const READ: Duration = PUBLISHED.checked_sub(CLOCK_ERROR.saturating_mul(3)).expect("it is longer");
+
+/// How long a round of the collector is meant to take: it lists the whole bucket, so not too often.
+const MIN_ROUND: Duration = Duration::from_secs(3600);
 const MAX_ROUND: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What an object's age allows.
@@ -63,6 +67,11 @@ impl Policy {
             return Err(TooShort(expire_after));
         }
         Ok(Self { expire_after })
+    }
+
+    /// The same, with the least where less is asked for.
+    pub(crate) fn clamped(expire_after: Duration) -> Self {
+        Self { expire_after: expire_after.max(MIN_EXPIRE_AFTER) }
     }
 
     /// What may be done with an object of this age.
@@ -101,7 +110,7 @@ impl Policy {
 
     /// How long the collector takes for a round over all shards.
     pub(crate) fn round(&self) -> Duration {
-        (self.expire_after / 4).min(MAX_ROUND)
+        (self.expire_after / 4).clamp(MIN_ROUND, MAX_ROUND)
     }
 
     fn aging(&self) -> Duration {
@@ -117,38 +126,53 @@ impl Policy {
     }
 }
 
-/// A span of the server's time in which the collector may delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A span of the server's time in which collectors delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Window {
     pub(crate) opens: SystemTime,
-    pub(crate) closes: SystemTime,
 }
 
 impl Window {
-    /// The window that is open now, or else the next one.
-    pub(crate) fn at_or_after(now: SystemTime) -> Self {
+    /// The window that is not over yet, or else the next one.
+    pub(crate) fn ending_after(now: SystemTime) -> Self {
         let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let into =
-            Duration::from_millis((since_epoch.as_millis() % WINDOW_INTERVAL.as_millis()) as u64);
-        let last = Self::opening(now - into);
-        if now < last.closes { last } else { Self::opening(last.opens + WINDOW_INTERVAL) }
+        let into = since_epoch.as_nanos() % WINDOW_INTERVAL.as_nanos();
+        let last = Self { opens: now - Duration::from_nanos(into as u64) };
+        if now < last.over() { last } else { last.next() }
     }
 
-    /// When it is over, for sure and for everybody, with the window that a write from `begun` to `ended`
-    /// may have met. None if it met none.
-    pub(crate) fn met_by_write(begun: SystemTime, ended: SystemTime) -> Option<SystemTime> {
-        // The last window that can have mattered opens before the write's end and the guard.
-        let mut window = Self::at_or_after(begun - GUARD);
-        let mut over = None;
-        while window.opens <= ended + GUARD {
-            over = Some(window.closes + GUARD);
-            window = Self::opening(window.opens + WINDOW_INTERVAL);
-        }
-        over
+    /// The next window for which a list can still be published.
+    pub(crate) fn open_to_lists(now: SystemTime) -> Self {
+        let soon = Self::ending_after(now);
+        if now < soon.published_by() { soon } else { soon.next() }
     }
 
-    fn opening(opens: SystemTime) -> Self {
-        Self { opens, closes: opens + WINDOW }
+    pub(crate) fn next(self) -> Self {
+        Self { opens: self.opens + WINDOW_INTERVAL }
+    }
+
+    pub(crate) fn closes(self) -> SystemTime {
+        self.opens + WINDOW
+    }
+
+    /// When somebody may delete, by whatever clock.
+    pub(crate) fn begins(self) -> SystemTime {
+        self.opens - GUARD
+    }
+
+    /// When nobody deletes any more, by whatever clock.
+    pub(crate) fn over(self) -> SystemTime {
+        self.closes() + GUARD
+    }
+
+    /// When the lists of what will be deleted stand.
+    pub(crate) fn published_by(self) -> SystemTime {
+        self.opens - PUBLISHED
+    }
+
+    /// From when the nodes read the lists.
+    pub(crate) fn read_from(self) -> SystemTime {
+        self.opens - READ
     }
 }
 
@@ -205,22 +229,16 @@ mod tests {
         }
 
         #[test]
-        fn windows_are_found(secs in 1_000_000_000_u64..3_000_000_000, lasts in 0_u64..1000) {
+        fn windows_are_found(secs in 1_000_000_000_u64..3_000_000_000) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(secs);
-            let window = Window::at_or_after(now);
-            prop_assert!(now < window.closes && window.opens <= now + WINDOW_INTERVAL);
-            prop_assert_eq!(Window::at_or_after(window.opens), window);
-            let ended = now + Duration::from_secs(lasts);
-            let met = Window::met_by_write(now, ended);
-            // By brute force: does any moment of the write lie within a guarded window?
-            let near = |at: u64| {
-                let into = at % WINDOW_INTERVAL.as_secs();
-                into < (WINDOW + GUARD).as_secs() || WINDOW_INTERVAL.as_secs() - into <= GUARD.as_secs()
-            };
-            prop_assert_eq!(met.is_some(), (secs..=secs + lasts).any(near));
-            if let Some(over) = met {
-                prop_assert!(over + GUARD > now && over <= ended + WINDOW + 2 * GUARD);
-            }
+            let window = Window::ending_after(now);
+            prop_assert!(now < window.over() && window.over() <= now + WINDOW_INTERVAL);
+            prop_assert_eq!(Window::ending_after(window.opens), window);
+            let published = Window::open_to_lists(now);
+            prop_assert!(now < published.published_by());
+            prop_assert!(published.published_by() <= now + WINDOW_INTERVAL);
+            prop_assert!(published.published_by() + 2 * CLOCK_ERROR < published.read_from());
+            prop_assert!(published.read_from() < published.begins());
         }
     }
 }

@@ -15,32 +15,37 @@ use std::{
     time::SystemTime,
 };
 
-use futures::TryStreamExt as _;
+use bbb_lifecycle::TaskGroup;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use object_store::{
-    Error, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, Result,
-    path::Path,
+    CopyMode, CopyOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
+    PutPayload, path::Path,
 };
-use tokio::{
-    sync::{OnceCell, Semaphore},
-    task,
-};
+use tokio::{sync::Semaphore, task};
 
-use super::{super::keys::Keys, failure};
+use super::super::{
+    budget::Budget,
+    keys::Keys,
+    parts::Upload,
+    retry::Failure,
+    stats::Request,
+    store::{Part, Store},
+};
 
 /// How many objects are renewed at once.
 const CONCURRENCY: usize = 32;
 
-/// How many of them by sending their bytes again, each with one part in memory.
-const REWRITES: usize = 2;
+/// What a rewrite holds in memory, at least.
+const PART_BYTES: u64 = 8 << 20;
 
-/// What a rewrite holds in memory. S3 takes 10,000 parts, so this also bounds what can be rewritten.
-const PART_BYTES: u64 = 16 << 20;
+/// S3 takes so many parts.
+const MAX_PARTS: u64 = 10_000;
 
-/// S3 copies no object larger than this in one request.
-const MAX_COPY_BYTES: u64 = 5 << 30;
-
-/// How often a way may fail, when it never worked, before it is given up for good.
-const STRIKES: u32 = 3;
+/// What is larger takes a server too long to copy for one request, or is more than S3 copies in one.
+const MAX_COPY_BYTES: u64 = 1 << 30;
 
 /// Where objects lie for a moment that are copied aside and back, below the keys for housekeeping.
 pub(super) const ASIDE: &str = "aside";
@@ -83,36 +88,43 @@ struct Known {
     way: Way,
     /// Whether the way was seen to work.
     proven: bool,
-    strikes: u32,
 }
 
-/// Renews objects, each once however many want it.
+/// Renews objects, each once however many want it, and to the end also if nobody waits any more: what is
+/// big may take longer than who asks has time.
 #[derive(Debug)]
 pub(crate) struct Refresher {
-    store: Arc<dyn ObjectStore>,
-    copier: Arc<dyn ObjectStore>,
+    store: Arc<Store>,
     keys: Keys,
+    budget: Arc<Budget>,
+    group: TaskGroup,
     known: Mutex<Known>,
-    flights: Mutex<HashMap<Path, Arc<OnceCell<SystemTime>>>>,
+    flights: Mutex<HashMap<Path, Flight>>,
     permits: Semaphore,
-    rewrites: Semaphore,
     renewed: AtomicU64,
 }
 
+type Flight = Shared<BoxFuture<'static, Result<SystemTime, Failure>>>;
+
 impl Refresher {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, keys: &Keys, ways: Ways) -> Self {
-        let (way, copier) = match ways {
-            Ways::Files => (Way::SetTime, Arc::clone(&store)),
-            Ways::Server { copier } => (Way::CopyOntoItself, copier),
+    pub(crate) fn new(
+        store: Arc<Store>,
+        keys: &Keys,
+        budget: Arc<Budget>,
+        group: &TaskGroup,
+    ) -> Self {
+        let way = match store.objects.ways {
+            Ways::Files => Way::SetTime,
+            Ways::Server { .. } => Way::CopyOntoItself,
         };
         Self {
             store,
-            copier,
+            budget,
             keys: keys.clone(),
-            known: Mutex::new(Known { way, proven: false, strikes: 0 }),
+            group: group.clone(),
+            known: Mutex::new(Known { way, proven: false }),
             flights: Mutex::default(),
             permits: Semaphore::new(CONCURRENCY),
-            rewrites: Semaphore::new(REWRITES),
             renewed: AtomicU64::new(0),
         }
     }
@@ -126,43 +138,65 @@ impl Refresher {
     /// or an earlier one.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if it is gone; anything else means that nobody knows.
-    pub(crate) async fn renew(&self, meta: &ObjectMeta, now: SystemTime) -> Result<SystemTime> {
-        let cell = Arc::clone(lock(&self.flights).entry(meta.location.clone()).or_default());
-        let flight = Flight { of: self, key: &meta.location, cell };
-        flight.cell.get_or_try_init(|| self.renew_once(meta, now)).await.copied()
+    /// [`Failure::Missing`] if it is gone; anything else means that nobody knows.
+    pub(crate) async fn renew(
+        self: &Arc<Self>,
+        meta: &ObjectMeta,
+        now: SystemTime,
+    ) -> Result<SystemTime, Failure> {
+        let flight = self.flight(meta, now);
+        flight.await
     }
 
-    async fn renew_once(&self, meta: &ObjectMeta, now: SystemTime) -> Result<SystemTime> {
-        let _permit = self.permits.acquire().await.map_err(failure)?;
+    fn flight(self: &Arc<Self>, meta: &ObjectMeta, now: SystemTime) -> Flight {
+        let mut flights = lock(&self.flights);
+        if let Some(flight) = flights.get(&meta.location) {
+            return flight.clone();
+        }
+        let (refresher, of) = (Arc::clone(self), meta.clone());
+        let flight = async move {
+            let renewed = refresher.renew_once(&of, now).await;
+            lock(&refresher.flights).remove(&of.location);
+            renewed
+        };
+        let flight = flight.boxed().shared();
+        flights.insert(meta.location.clone(), flight.clone());
+        self.group.spawn("renewal", flight.clone().map(drop));
+        flight
+    }
+
+    async fn renew_once(&self, meta: &ObjectMeta, now: SystemTime) -> Result<SystemTime, Failure> {
+        // It is never closed.
+        let _permit = self.permits.acquire().await;
         let mut known = *lock(&self.known);
         if meta.size > MAX_COPY_BYTES && known.way != Way::SetTime {
-            known = Known { way: Way::Rewrite, proven: true, strikes: 0 };
+            known = Known { way: Way::Rewrite, proven: true };
         }
-        let mut failed = Vec::new();
+        let mut refused = Vec::new();
         loop {
-            let Known { way, proven, .. } = known;
-            let error = match self.renew_by(way, meta).await {
+            let way = known.way;
+            let failure = match self.renew_by(way, meta).await {
                 Ok(()) => match self.looked_after(meta, known, now).await? {
                     Some(last_modified) => {
-                        // A fault may fail any way; that another one works tells them apart.
-                        failed.into_iter().for_each(|way| self.struck(way, 1));
+                        // That another way works shows that it was not the object's fault.
+                        refused.into_iter().for_each(|way| self.give_up(way));
                         self.renewed.fetch_add(1, Relaxed);
                         return Ok(last_modified);
                     }
-                    None => failure("an object was renewed, but its time stood still"),
+                    None => {
+                        Failure::Refused("an object was renewed and its time stood still".into())
+                    }
                 },
-                Err(error @ Error::NotFound { .. }) => return Err(error),
-                Err(error) if proven => return Err(error),
-                Err(error) => {
-                    failed.push(way);
-                    error
+                Err(failure @ Failure::Refused(_)) => {
+                    refused.push(way);
+                    failure
                 }
+                Err(failure) => return Err(failure),
             };
             // This object goes on by the next way, whatever becomes of the way in general.
-            let Some(next) = way.next() else { return Err(error) };
-            tracing::debug!(key = %meta.location, ?way, %error, "cannot renew an object this way");
-            known = Known { way: next, proven: false, strikes: 0 };
+            let Some(next) = way.next() else { return Err(failure) };
+            tracing::debug!(key = %meta.location, ?way, %failure, "cannot renew an object this way");
+            known = Known { way: next, proven: false };
         }
     }
 
@@ -171,9 +205,9 @@ impl Refresher {
     async fn looked_after(
         &self,
         meta: &ObjectMeta,
-        Known { way, proven, .. }: Known,
+        Known { way, proven }: Known,
         now: SystemTime,
-    ) -> Result<Option<SystemTime>> {
+    ) -> Result<Option<SystemTime>, Failure> {
         if proven && way != Way::SetTime {
             return Ok(Some(now));
         }
@@ -182,17 +216,24 @@ impl Refresher {
         if moved {
             self.proved(way);
         } else {
-            self.struck(way, STRIKES);
+            self.give_up(way);
         }
         Ok(moved.then(|| last_modified.into()))
     }
 
-    async fn renew_by(&self, way: Way, meta: &ObjectMeta) -> Result<()> {
+    async fn renew_by(&self, way: Way, meta: &ObjectMeta) -> Result<(), Failure> {
         let key = &meta.location;
-        match way {
-            Way::SetTime => self.set_time(key).await,
-            Way::CopyOntoItself => self.copier.copy(key, key).await,
-            Way::CopyAside => {
+        match (way, &self.store.objects.ways) {
+            (Way::SetTime, _) => self.set_time(key).await,
+            (Way::CopyOntoItself, Ways::Server { copier }) => {
+                let copy = || {
+                    let options =
+                        CopyOptions { mode: CopyMode::Overwrite, ..CopyOptions::default() };
+                    copier.copy_opts(key, key, options)
+                };
+                self.store.run(Request::Copy, meta.size, copy).await
+            }
+            (Way::CopyAside, _) => {
                 let aside = self.keys.meta(&format!("{ASIDE}/{}", uuid::Uuid::new_v4().simple()));
                 self.store.copy(key, &aside).await?;
                 let copied = self.store.copy(&aside, key).await;
@@ -200,51 +241,47 @@ impl Refresher {
                 let _ = self.store.delete(&aside).await;
                 copied
             }
-            Way::Rewrite => self.rewrite(key, meta.size).await,
+            (Way::CopyOntoItself | Way::Rewrite, _) => self.rewrite(key, meta.size).await,
         }
     }
 
-    async fn set_time(&self, key: &Path) -> Result<()> {
-        let GetResultPayload::File(file, _) = self.store.get(key).await?.payload else {
-            return Err(failure("the object is no file"));
+    async fn set_time(&self, key: &Path) -> Result<(), Failure> {
+        let get = || self.store.objects.store.get(key);
+        let GetResultPayload::File(file, _) = self.store.run(Request::Get, 0, get).await?.payload
+        else {
+            return Err(Failure::Refused("the object is no file".into()));
         };
         let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
         let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
         let set = task::spawn_blocking(move || rustix::fs::futimens(&file, &times)).await;
-        set.map_err(failure)?.map_err(failure)
+        match set {
+            Ok(Ok(())) => Ok(()),
+            // Who may not change it may perhaps write it anew.
+            Ok(Err(error)) => Err(Failure::Refused(error.to_string())),
+            Err(error) => Err(Failure::unknown(error.to_string())),
+        }
     }
 
-    async fn rewrite(&self, key: &Path, size_bytes: u64) -> Result<()> {
-        let _permit = self.rewrites.acquire().await.map_err(failure)?;
-        if size_bytes <= PART_BYTES {
-            let got = self.store.get(key).await?;
-            let chunks: Vec<_> = got.into_stream().try_collect().await?;
-            let payload: PutPayload = chunks.into_iter().collect();
-            if payload.content_length() as u64 != size_bytes {
-                return Err(failure("the object is not as long as it was"));
-            }
-            self.store.put(key, payload).await?;
-            return Ok(());
+    /// Sends the bytes again, as they are.
+    async fn rewrite(&self, key: &Path, size_bytes: u64) -> Result<(), Failure> {
+        let part_bytes = PART_BYTES.max(size_bytes.div_ceil(MAX_PARTS));
+        let taken = self.budget.parts.take(part_bytes.min(size_bytes)).await;
+        let _taken = taken.map_err(|error| Failure::unknown(error.to_string()))?;
+        let read = async |start: u64| {
+            let end = (start + part_bytes).min(size_bytes);
+            let part = Part::Range(start..end);
+            Ok::<_, Failure>(self.store.get(key, part, part_bytes, None).await?.bytes)
+        };
+        if size_bytes <= part_bytes {
+            return self.store.put(key, PutPayload::from(read(0).await?)).await;
         }
-        let mut upload = self.store.put_multipart(key).await?;
-        let sent = async {
-            let mut start = 0;
-            while start < size_bytes {
-                let end = (start + PART_BYTES).min(size_bytes);
-                let part = self.store.get_range(key, start..end).await?;
-                if part.len() as u64 != end - start {
-                    return Err(failure("the object is not as long as it was"));
-                }
-                upload.put_part(part.into()).await?;
-                start = end;
-            }
-            upload.complete().await
+        let mut upload = Upload::begin(&self.store, key, &self.group).await?;
+        let (mut sent, mut start) = (Vec::new(), 0);
+        while start < size_bytes {
+            sent.push(upload.send(read(start).await?).await?.1);
+            start += part_bytes;
         }
-        .await;
-        if sent.is_err() {
-            let _ = upload.abort().await;
-        }
-        sent.map(drop)
+        upload.complete(sent, size_bytes).await
     }
 
     fn proved(&self, way: Way) {
@@ -255,33 +292,14 @@ impl Refresher {
         }
     }
 
-    fn struck(&self, way: Way, strikes: u32) {
+    fn give_up(&self, way: Way) {
         let mut known = lock(&self.known);
-        if known.way != way || known.proven {
-            return;
-        }
-        known.strikes += strikes;
         if let Some(next) = way.next()
-            && known.strikes >= STRIKES
+            && known.way == way
+            && !known.proven
         {
-            *known = Known { way: next, proven: false, strikes: 0 };
+            *known = Known { way: next, proven: false };
             tracing::info!(?way, ?next, "objects are renewed another way from now on");
-        }
-    }
-}
-
-/// One's part in a renewal: when it ends, in whatever way, who comes from then on begins a new one.
-struct Flight<'a> {
-    of: &'a Refresher,
-    key: &'a Path,
-    cell: Arc<OnceCell<SystemTime>>,
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        let mut flights = lock(&self.of.flights);
-        if flights.get(self.key).is_some_and(|cell| Arc::ptr_eq(cell, &self.cell)) {
-            flights.remove(self.key);
         }
     }
 }

@@ -8,13 +8,20 @@ use std::{
 
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
-use object_store::{Error, ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path};
+use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path};
 use tokio::time::{self, Instant};
 
 use self::aged::{Aged, Weak};
 use super::{
-    super::keys::{Keys, Kind},
-    Lifetime, Ways,
+    super::{
+        budget::Budget,
+        existence::Id,
+        keys::{Keys, Kind},
+        retry::Failure,
+        stats::BucketStats,
+        store::{Objects, Store},
+    },
+    Lifetime, Used,
     lease::{LEASE_TTL, Lease},
     policy::{Policy, Window},
     refresh::Refresher,
@@ -33,19 +40,35 @@ fn key(kind: Kind, number: u64) -> Path {
     keys().entry(kind, &InstanceName::default(), digest)
 }
 
-fn server(store: &Arc<Aged>) -> Ways {
-    Ways::Server { copier: Arc::clone(store) as Arc<dyn ObjectStore> }
+fn objects(aged: &Arc<Aged>) -> Objects {
+    Objects::plain(Arc::clone(aged) as Arc<dyn ObjectStore>)
 }
 
-fn refresher(store: &Arc<Aged>) -> Refresher {
-    Refresher::new(Arc::clone(store) as Arc<dyn ObjectStore>, &keys(), server(store))
+fn bucket(objects: Objects) -> Arc<Store> {
+    Arc::new(Store::new(objects, Duration::from_secs(50)))
 }
 
-async fn start(store: &Arc<Aged>, expire_after: Duration, tasks: &TaskGroup) -> Arc<Lifetime> {
+fn budget() -> Arc<Budget> {
+    Arc::new(Budget::new(64 << 20, Duration::from_secs(50)))
+}
+
+fn refresher(objects: Objects, group: &TaskGroup) -> Arc<Refresher> {
+    Arc::new(Refresher::new(bucket(objects), &keys(), budget(), group))
+}
+
+async fn start(aged: &Arc<Aged>, expire_after: Duration, tasks: &TaskGroup) -> Arc<Lifetime> {
     let policy = Policy::new(expire_after).unwrap();
-    let honours = !store.weak.ignores_conditions;
-    let (over, ways) = (Arc::clone(store) as Arc<dyn ObjectStore>, server(store));
-    Lifetime::start(over, &keys(), policy, ways, honours, tasks).await.unwrap()
+    let honours = !aged.weak.ignores_conditions;
+    let store = bucket(objects(aged));
+    let life = Lifetime::start(&store, &keys(), policy, &budget(), honours, tasks);
+    life.measure().await.unwrap();
+    life
+}
+
+fn stats(life: &Lifetime) -> BucketStats {
+    let mut stats = BucketStats::default();
+    life.add_to(&mut stats);
+    stats
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,7 +84,8 @@ async fn every_way_renews_and_the_cheapest_that_works_is_learned() {
         (copying_nothing, 0, 10),
     ] {
         let store = Aged::new(weak, 0, 1);
-        let refresher = refresher(&store);
+        let tasks = TaskGroup::new("test");
+        let refresher = refresher(objects(&store), &tasks);
         for number in 0..10 {
             let key = key(Kind::Blob, number);
             store.put(&key, "hello".into()).await.unwrap();
@@ -83,7 +107,8 @@ async fn every_way_renews_and_the_cheapest_that_works_is_learned() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_teaches_nothing() {
     let store = Aged::new(Weak::default(), 0, 1);
-    let refresher = refresher(&store);
+    let tasks = TaskGroup::new("test");
+    let refresher = refresher(objects(&store), &tasks);
     let key = key(Kind::Blob, 1);
     store.put(&key, "hello".into()).await.unwrap();
     store.age(&key, HOUR);
@@ -100,7 +125,8 @@ async fn an_outage_teaches_nothing() {
 #[tokio::test(start_paused = true)]
 async fn many_that_want_one_renewed_make_one_request() {
     let store = Aged::new(Weak::default(), 100, 1);
-    let refresher = refresher(&store);
+    let tasks = TaskGroup::new("test");
+    let refresher = refresher(objects(&store), &tasks);
     let key = key(Kind::Blob, 1);
     store.put(&key, "hello".into()).await.unwrap();
     store.age(&key, HOUR);
@@ -113,15 +139,15 @@ async fn many_that_want_one_renewed_make_one_request() {
     refresher.renew(&meta, store.now()).await.unwrap();
     store.delete(&key).await.unwrap();
     let gone = refresher.renew(&meta, store.now()).await.unwrap_err();
-    assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+    assert!(matches!(gone, Failure::Missing), "{gone}");
 }
 
 #[tokio::test]
 async fn files_are_renewed_in_place() {
     let folder = tempfile::tempdir().unwrap();
-    let store: Arc<dyn ObjectStore> =
-        Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
-    let refresher = Refresher::new(Arc::clone(&store), &keys(), Ways::Files);
+    let store = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    let tasks = TaskGroup::new("test");
+    let refresher = refresher(Objects::folder(store.clone()), &tasks);
     let key = key(Kind::Blob, 1);
     store.put(&key, "hello".into()).await.unwrap();
     let path = folder.path().join(key.as_ref());
@@ -133,15 +159,14 @@ async fn files_are_renewed_in_place() {
     assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), renewed);
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     store.delete(&key).await.unwrap();
-    assert!(matches!(refresher.renew(&meta, now).await, Err(Error::NotFound { .. })));
+    assert!(matches!(refresher.renew(&meta, now).await, Err(Failure::Missing)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_holds_the_lease_until_it_falls_silent() {
     for ignores_conditions in [false, true] {
         let store = Aged::new(Weak { ignores_conditions, ..Weak::default() }, 0, 1);
-        let lease =
-            || Lease::new(Arc::clone(&store) as Arc<dyn ObjectStore>, &keys(), !ignores_conditions);
+        let lease = || Lease::new(bucket(objects(&store)), &keys(), !ignores_conditions);
         let (mut one, mut two) = (lease(), lease());
         let now = || store.now();
         let (first, second) = tokio::join!(one.hold(now()), two.hold(now()));
@@ -191,8 +216,8 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     let life = start(&store, 8 * day, &tasks).await;
     time::sleep(2 * day + HOUR).await;
     assert_eq!((count(Kind::Result).await, count(Kind::Blob).await), (1250, 2500));
-    assert_eq!(life.collected().get().deleted, 1250);
-    assert_eq!(life.collected().get().rounds, 1);
+    assert_eq!(stats(&life).expired, 1250);
+    assert_eq!(stats(&life).rounds, 1);
     assert!(!store.keys().await.contains(&left));
     // The blobs follow at 3E/2 and the margin.
     time::sleep(6 * day).await;
@@ -200,8 +225,8 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     for key in &foreign {
         store.head(key).await.unwrap();
     }
-    let collected = life.collected().get();
-    assert_eq!((collected.deleted, collected.failed, collected.spared), (2500, 0, 0));
+    let collected = stats(&life);
+    assert_eq!((collected.expired, collected.left, collected.spared), (2500, 0, 0));
     assert_eq!(tasks.shut_down(GRACE).await, 0);
     assert!(!store.keys().await.contains(&keys().meta("lease")), "the lease was not released");
 }
@@ -216,55 +241,55 @@ async fn another_node_goes_on_with_the_round() {
     let tasks = TaskGroup::new("second");
     let second = start(&store, 16 * HOUR, &tasks).await;
     time::sleep(2 * HOUR).await;
-    assert_eq!(first.collected().get().rounds, 0);
-    assert_eq!(second.collected().get().rounds, 1);
+    assert_eq!(stats(&first).rounds, 0);
+    assert_eq!(stats(&second).rounds, 1);
     assert_eq!(tasks.shut_down(GRACE).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_over_the_dead_outlasts_the_window() {
+async fn what_is_doomed_waits_for_the_window_to_be_over() {
     let store = Aged::new(Weak::default(), 0, 1);
-    let tasks = TaskGroup::new("test");
-    let life = start(&store, HOUR, &tasks).await;
-    // No collector but this test.
-    assert_eq!(tasks.shut_down(GRACE).await, 0);
-    let key = key(Kind::Blob, 1);
-    let write = async |absent| {
-        let write = life.begin_write(Kind::Blob, &key, absent).await.unwrap();
-        store.put(&key, "x".into()).await.unwrap();
-        write
+    let (collector, nodes) = (TaskGroup::new("collector"), TaskGroup::new("nodes"));
+    let life = start(&store, HOUR, &nodes).await;
+    let (doomed, other) = (key(Kind::Blob, 1), key(Kind::Blob, 2));
+    let window = Window::open_to_lists(store.now()).next();
+    life.doomed.publish(window, "test", [Id::of(&doomed)].into_iter()).await.unwrap();
+    let write = async |key: &Path, life: &Lifetime| {
+        let (begun, write) = (Instant::now(), life.begin_write());
+        store.put(key, "x".into()).await.unwrap();
+        let is_kept = life.end_write(Kind::Blob, key, write).await.unwrap();
+        (is_kept, begun.elapsed() > Duration::from_secs(5))
     };
-    let within = async || {
-        let opens = Window::at_or_after(store.now() + Duration::from_secs(20)).opens;
-        time::sleep(opens.duration_since(store.now()).unwrap() + Duration::from_secs(2)).await;
+    assert_eq!(write(&doomed, &life).await, (true, false), "long before the window");
+    time::sleep(window.opens.duration_since(store.now()).unwrap()).await;
+    assert_eq!(write(&other, &life).await, (true, false));
+    let meta = store.head(&other).await.unwrap();
+    assert_eq!(life.used(Kind::Blob, &meta), Used::Alive);
+    let patience = Duration::from_secs(50);
+    let over = async || {
+        // Another node wrote it, and waits as this one does.
+        store.put(&doomed, "x".into()).await.unwrap();
+        let meta = store.head(&doomed).await.unwrap();
+        assert_eq!(life.used(Kind::Blob, &meta), Used::Aging);
+        assert!(life.hold(Kind::Blob, &meta, Duration::from_secs(1)).await.is_err());
+        life.hold(Kind::Blob, &meta, patience).await.unwrap()
     };
-    let waited = async |write| {
-        let begun = Instant::now();
-        let is_kept = life.end_write(Kind::Blob, &key, write).await.unwrap();
-        (is_kept, begun.elapsed() > Duration::from_secs(10))
+    let delete = async {
+        time::sleep(Duration::from_secs(6)).await;
+        store.delete(&doomed).await.unwrap();
     };
-    // Over nothing, over what is known to be nothing, over what lives: nobody waits.
-    within().await;
-    let over_nothing = write(false).await;
-    assert_eq!(waited(over_nothing).await, (true, false));
-    let over_living = write(false).await;
-    assert_eq!(waited(over_living).await, (true, false));
-    // Over the dead.
-    store.age(&key, 3 * HOUR);
-    let over_dead = write(false).await;
-    assert_eq!(waited(over_dead).await, (true, true));
-    // Over the dead, and the collector deletes it.
-    within().await;
-    store.age(&key, 3 * HOUR);
-    let over_dead = write(false).await;
-    store.delete(&key).await.unwrap();
-    assert_eq!(waited(over_dead).await, (false, true));
-    // Far from a window nobody asks.
-    time::sleep(Duration::from_secs(100)).await;
-    store.put(&key, "x".into()).await.unwrap();
-    store.age(&key, 3 * HOUR);
-    let over_dead = write(false).await;
-    assert_eq!(waited(over_dead).await, (true, false));
+    let (is_kept, is_there, ()) = tokio::join!(write(&doomed, &life), over(), delete);
+    assert_eq!((is_kept, is_there), ((false, true), false));
+    assert!(store.now() >= window.over());
+    assert_eq!(write(&doomed, &life).await, (true, false), "after the window");
+
+    // A node that could not read the lists takes everything for doomed.
+    let window = Window::open_to_lists(store.now()).next();
+    time::sleep(window.opens.duration_since(store.now()).unwrap() - HOUR / 60).await;
+    assert_eq!(nodes.shut_down(GRACE).await, 0);
+    time::sleep(HOUR / 60).await;
+    assert_eq!(write(&other, &life).await, (true, true));
+    assert_eq!(collector.shut_down(GRACE).await, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,12 +300,14 @@ async fn what_is_read_is_renewed_behind() {
     let key = key(Kind::Blob, 1);
     store.put(&key, "x".into()).await.unwrap();
     store.age(&key, HOUR);
-    assert!(life.used(Kind::Blob, &store.head(&key).await.unwrap()));
-    assert!(!life.used(Kind::Result, &store.head(&key).await.unwrap()));
+    let meta = store.head(&key).await.unwrap();
+    assert_eq!(life.used(Kind::Blob, &meta), Used::Aging);
+    assert_eq!(life.used(Kind::Result, &meta), Used::Dead);
     time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(life.renewed(), 1);
+    assert_eq!(stats(&life).renewed, 1);
     store.age(&key, 2 * HOUR);
-    assert!(!life.used(Kind::Blob, &store.head(&key).await.unwrap()));
-    assert_eq!(life.hold(Kind::Blob, &store.head(&key).await.unwrap()).await.unwrap(), None);
+    let meta = store.head(&key).await.unwrap();
+    assert_eq!(life.used(Kind::Blob, &meta), Used::Dead);
+    assert!(!life.hold(Kind::Blob, &meta, HOUR).await.unwrap());
     assert_eq!(tasks.shut_down(GRACE).await, 0);
 }

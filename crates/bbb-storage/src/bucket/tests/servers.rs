@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, future, stream};
+use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 use object_store::aws::AmazonS3Builder;
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -172,7 +172,7 @@ async fn damage_is_put_aside(bucket: &Arc<Bucket>) {
     assert!(matches!(second, Err(Error::Missing(_))), "{second:?}");
     bucket.store.head(&bucket.keys.aside(&key(other))).await.unwrap();
     let shard = bucket.keys.shard(digest.hash()[0], keys::Kind::Blob);
-    let listed = bucket.store.list(&shard, None, 1000).await.unwrap();
+    let listed: Vec<_> = bucket.store.list(shard).try_collect().await.unwrap();
     assert!(listed.iter().any(|meta| meta.location == key(digest)), "{listed:?}");
 }
 
@@ -189,6 +189,55 @@ async fn moto_serves_the_tier() {
 }
 
 /// Every way to be wrong ends in one line, within its time, that says what to look at.
+/// What is old can be renewed the cheapest way, whatever its size, and stays what it is.
+async fn renews(server: Server) {
+    let settings = BucketSettings {
+        expire_after: Some(Duration::from_secs(3600)),
+        ..server.settings(server.address)
+    };
+    let bucket = server.open(settings).await.unwrap();
+    let cas = bucket.cas(&instance("renewed"));
+    let blobs = [blob(1000), blob(40 << 20)];
+    let mut seen = Vec::new();
+    for (digest, bytes) in &blobs {
+        put(&cas, *digest, bytes).await;
+        let key = bucket.keys.entry(keys::Kind::Blob, &instance("renewed"), *digest);
+        seen.push(bucket.store.head(&key).await.unwrap());
+    }
+    // Times are told in whole seconds.
+    let latest = seen.iter().map(|meta| meta.last_modified).max().unwrap();
+    let clock = bucket.keys.meta("clock");
+    while bucket.store.head(&clock).await.unwrap().last_modified <= latest {
+        bucket.store.put(&clock, "what time is it?".into()).await.unwrap();
+    }
+    let copies = bucket.stats().copy;
+    for before in &seen {
+        bucket.lifetime.as_ref().unwrap().renew(before).await.unwrap();
+        let after = bucket.store.head(&before.location).await.unwrap();
+        assert!(after.last_modified > before.last_modified, "{before:?} {after:?}");
+        assert_eq!(after.size, before.size);
+    }
+    assert_eq!(bucket.stats().copy - copies, 2, "not the cheapest way");
+    assert_eq!(bucket.stats().renewed, 2);
+    for (digest, bytes) in &blobs {
+        let blob = cas.get(*digest, Wanted::ALL).await.unwrap();
+        assert!(read_all(blob).await.unwrap() == bytes[..], "{digest}");
+    }
+    assert_eq!(bucket.group.shut_down(Duration::from_secs(10)).await, 0);
+}
+
+#[tokio::test]
+#[ignore = "needs BBB_GARAGE: run by `scripts/test servers`"]
+async fn garage_renews() {
+    renews(garage()).await;
+}
+
+#[tokio::test]
+#[ignore = "needs BBB_MOTO: run by `scripts/test servers`"]
+async fn moto_renews() {
+    renews(moto()).await;
+}
+
 async fn refuses(server: Server, knows_keys: bool) {
     let good = server.settings(server.address);
     let settings = BucketSettings { location: "no-such-bucket".parse().unwrap(), ..good.clone() };

@@ -22,8 +22,6 @@ use object_store::{
 };
 use tokio::time::{self, Instant};
 
-use super::super::failure;
-
 /// What a bucket cannot do, or does wrong.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Weak {
@@ -59,7 +57,7 @@ pub(super) struct Aged {
 
 impl Aged {
     pub(super) fn new(weak: Weak, latency_ms: u64, seed: u64) -> Arc<Self> {
-        let epoch = (SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_100), Instant::now());
+        let epoch = (SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_200), Instant::now());
         Arc::new(Self {
             inner: InMemory::new(),
             weak,
@@ -108,7 +106,11 @@ impl Aged {
         // Most requests are fast, few are slow.
         let bound = if random & 0xf0 == 0 { self.latency_ms } else { self.latency_ms / 20 };
         time::sleep(Duration::from_millis((random >> 8) % (bound + 1))).await;
-        if self.is_down.load(Relaxed) { Err(failure("down")) } else { Ok(()) }
+        if self.is_down.load(Relaxed) {
+            Err(Error::Generic { store: "aged", source: "down".into() })
+        } else {
+            Ok(())
+        }
     }
 
     /// Now, as servers write it: in whole seconds.
@@ -158,7 +160,7 @@ impl ObjectStore for Aged {
         _key: &Path,
         _options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        Err(failure("not in simulated time"))
+        Err(Error::NotSupported { source: "not in simulated time".into() })
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
@@ -214,7 +216,7 @@ impl ObjectStore for Aged {
         self.pass().await?;
         assert_eq!(options.mode, CopyMode::Overwrite);
         if self.weak.refuses_copy || (self.weak.refuses_self_copy && from == to) {
-            return Err(failure("400 Bad Request"));
+            return Err(Error::NotSupported { source: "400 Bad Request".into() });
         }
         self.inner.copy_opts(from, to, options).await?;
         self.copies.fetch_add(1, Relaxed);
