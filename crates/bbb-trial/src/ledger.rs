@@ -2,7 +2,8 @@
 //!
 //! [`write()`] stores blobs and action results, made from a seed, and appends a line to its ledger for each that was acknowledged, or
 //! that the node said it has. [`verify()`] asks any node for all that stands in a ledger: none may be missing, each byte must be
-//! right. The ledger is a file of lines, `blob SEED STEP INDEX` and `result SEED STEP`.
+//! right. The ledger is a file of lines, `blob SEED STEP INDEX`, `sized SEED STEP BYTES` and `result
+//! SEED STEP`.
 
 mod client;
 mod goods;
@@ -67,6 +68,9 @@ pub struct Amount {
     /// Steps to take; each stores some blobs, some a result too.
     #[arg(long, default_value_t = u64::MAX)]
     pub steps: u64,
+    /// Each step stores one blob of this size instead.
+    #[arg(long = "blob_bytes")]
+    pub blob_bytes: Option<usize>,
     /// Begin no step after so many seconds.
     #[arg(long, default_value_t = 3600)]
     pub seconds: u64,
@@ -80,8 +84,36 @@ pub struct Amount {
 struct Entry {
     seed: u64,
     step: u64,
-    /// Which of the step's blobs; none for its result.
-    blob: Option<usize>,
+    what: What,
+}
+
+/// What of a step was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum What {
+    /// Its blob of this index.
+    Blob(usize),
+    /// The blob of this size that it is.
+    Sized(usize),
+    /// Its result.
+    Result,
+}
+
+impl Entry {
+    fn step(&self) -> Step {
+        match self.what {
+            What::Sized(bytes) => Step::of_size(self.seed, self.step, bytes),
+            What::Blob(_) | What::Result => Step::of(self.seed, self.step),
+        }
+    }
+
+    /// Which of the step's blobs it is of.
+    const fn index(&self) -> Option<usize> {
+        match self.what {
+            What::Blob(index) => Some(index),
+            What::Sized(_) => Some(0),
+            What::Result => None,
+        }
+    }
 }
 
 impl FromStr for Entry {
@@ -89,21 +121,23 @@ impl FromStr for Entry {
 
     fn from_str(line: &str) -> anyhow::Result<Self> {
         let words: Vec<_> = line.split(' ').collect();
-        Ok(match *words {
-            ["blob", seed, step, blob] => {
-                Self { seed: seed.parse()?, step: step.parse()?, blob: Some(blob.parse()?) }
-            }
-            ["result", seed, step] => Self { seed: seed.parse()?, step: step.parse()?, blob: None },
+        let (seed, step, what) = match *words {
+            ["blob", seed, step, index] => (seed, step, What::Blob(index.parse()?)),
+            ["sized", seed, step, bytes] => (seed, step, What::Sized(bytes.parse()?)),
+            ["result", seed, step] => (seed, step, What::Result),
             _ => bail!("'{line}' is no line of a ledger"),
-        })
+        };
+        Ok(Self { seed: seed.parse()?, step: step.parse()?, what })
     }
 }
 
 impl std::fmt::Display for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.blob {
-            Some(blob) => write!(f, "blob {} {} {blob}", self.seed, self.step),
-            None => write!(f, "result {} {}", self.seed, self.step),
+        let (seed, step) = (self.seed, self.step);
+        match self.what {
+            What::Blob(index) => write!(f, "blob {seed} {step} {index}"),
+            What::Sized(bytes) => write!(f, "sized {seed} {step} {bytes}"),
+            What::Result => write!(f, "result {seed} {step}"),
         }
     }
 }
@@ -138,7 +172,7 @@ pub async fn write(asked: &Asked, amount: &Amount) -> anyhow::Result<Sums> {
         writeln!(file, "{entry}")
     };
     let end = Instant::now() + Duration::from_secs(amount.seconds);
-    let writer = Writer { client: &client, retries: asked.retries, seed: amount.seed };
+    let writer = Writer { client: &client, retries: asked.retries, amount };
     let failed = AtomicBool::new(false);
     let more = |_: &u64| {
         let lost = amount.until_failure && failed.load(Ordering::Relaxed);
@@ -150,7 +184,7 @@ pub async fn write(asked: &Asked, amount: &Amount) -> anyhow::Result<Sums> {
     while let Some(taken) = steps.next().await {
         for entry in taken.acknowledged {
             note(entry)?;
-            if entry.blob.is_some() { sums.blobs += 1 } else { sums.results += 1 }
+            if entry.index().is_some() { sums.blobs += 1 } else { sums.results += 1 }
         }
         if let Some(status) = taken.failure {
             tell(&mut sums, &format!("step {}: {}", taken.number, short(&status)));
@@ -170,7 +204,7 @@ struct Taken {
 struct Writer<'a> {
     client: &'a Client,
     retries: u32,
-    seed: u64,
+    amount: &'a Amount,
 }
 
 impl Writer<'_> {
@@ -192,21 +226,27 @@ impl Writer<'_> {
 
     /// Stores of a step what the node does not have, as builds do.
     async fn attempt(&self, taken: &mut Taken) -> Result<(), Status> {
-        let step = Step::of(self.seed, taken.number);
-        let entry = |blob| Entry { seed: self.seed, step: taken.number, blob };
+        let Amount { seed, blob_bytes, .. } = *self.amount;
+        let number = taken.number;
+        let entry = |index| Entry {
+            seed,
+            step: number,
+            what: blob_bytes.map_or(What::Blob(index), What::Sized),
+        };
+        let step = entry(0).step();
         let all: Vec<_> = (0..step.blobs()).map(|index| content(&step, index)).collect();
         let digests: Vec<_> = all.iter().map(|(digest, _)| *digest).collect();
         let missing = self.client.missing(&digests).await?;
         let (wanted, there): (Vec<_>, Vec<_>) = (0..all.len())
             .partition(|index| missing.iter().any(|hash| hash == digests[*index].hex().as_str()));
-        taken.acknowledged.extend(there.into_iter().map(|index| entry(Some(index))));
+        taken.acknowledged.extend(there.into_iter().map(entry));
         if !wanted.is_empty() {
             let blobs: Vec<_> = wanted.iter().map(|index| all[*index].clone()).collect();
             let stored = self.client.store(step.way, &blobs).await?;
             let mut refused = Ok(());
             for (index, stored) in wanted.into_iter().zip(stored) {
                 match stored {
-                    Ok(()) => taken.acknowledged.push(entry(Some(index))),
+                    Ok(()) => taken.acknowledged.push(entry(index)),
                     Err(status) => refused = Err(status),
                 }
             }
@@ -214,7 +254,7 @@ impl Writer<'_> {
         }
         if step.has_result {
             self.client.put_result(&step.action(), step.result()).await?;
-            taken.acknowledged.push(entry(None));
+            taken.acknowledged.push(Entry { seed, step: number, what: What::Result });
         }
         Ok(())
     }
@@ -233,7 +273,7 @@ pub async fn verify(asked: &Asked) -> anyhow::Result<Sums> {
     let client = Client::new(&asked.server, &asked.instance)?;
     let entries = read(&asked.ledger)?;
     let mut sums = Sums::default();
-    let blobs: Vec<_> = entries.iter().filter(|entry| entry.blob.is_some()).copied().collect();
+    let blobs: Vec<_> = entries.iter().filter(|entry| entry.index().is_some()).copied().collect();
     for some in blobs.chunks(ASKED_AT_ONCE) {
         let digests: Vec<_> = some.iter().map(digest_of).collect();
         match patiently(asked.retries, || client.missing(&digests)).await {
@@ -249,7 +289,7 @@ pub async fn verify(asked: &Asked) -> anyhow::Result<Sums> {
     let mut held = stream::iter(held).buffer_unordered(asked.concurrency);
     while let Some((entry, held)) = held.next().await {
         match held {
-            Ok(()) if entry.blob.is_some() => sums.blobs += 1,
+            Ok(()) if entry.index().is_some() => sums.blobs += 1,
             Ok(()) => sums.results += 1,
             Err(why) => tell(&mut sums, &format!("{entry}: {why}")),
         }
@@ -266,8 +306,8 @@ pub fn audit(ledger: &Path, keys: &Path) -> anyhow::Result<Sums> {
     let text = text.with_context(|| format!("cannot read {}", keys.display()))?;
     let (blobs, results) = (hashes(&text, "cas"), hashes(&text, "ac"));
     let mut sums = Sums { blobs: blobs.len() as u64, ..Sums::default() };
-    for entry in read(ledger)?.iter().filter(|entry| entry.blob.is_none()) {
-        let step = Step::of(entry.seed, entry.step);
+    for entry in read(ledger)?.iter().filter(|entry| entry.what == What::Result) {
+        let step = entry.step();
         if !results.contains(step.action().hex().as_str()) {
             continue;
         }
@@ -294,13 +334,13 @@ fn read(ledger: &Path) -> anyhow::Result<BTreeSet<Entry>> {
 }
 
 fn digest_of(entry: &Entry) -> Digest {
-    content(&Step::of(entry.seed, entry.step), entry.blob.unwrap_or(0)).0
+    content(&entry.step(), entry.index().unwrap_or(0)).0
 }
 
 /// Holds the node to one entry.
 async fn hold(client: &Client, entry: Entry, retries: u32) -> (Entry, Result<(), String>) {
-    let step = Step::of(entry.seed, entry.step);
-    let held = match entry.blob {
+    let step = entry.step();
+    let held = match entry.index() {
         Some(index) => hold_blob(client, &step, entry, index, retries).await,
         None => {
             let action = step.action();
@@ -384,7 +424,7 @@ mod tests {
 
     #[test]
     fn lines_are_read_as_they_were_written() {
-        for line in ["blob 7 12 3", "result 7 12"] {
+        for line in ["blob 7 12 3", "sized 7 12 300", "result 7 12"] {
             assert_eq!(line.parse::<Entry>().unwrap().to_string(), line);
         }
         assert!("blob 7 12".parse::<Entry>().is_err());

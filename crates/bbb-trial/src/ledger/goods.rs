@@ -50,6 +50,12 @@ impl Step {
         Self { seed, number, way, sizes_bytes, has_result: dice.random_ratio(1, 3) }
     }
 
+    /// A step that is one blob of this size and no result; its number's parity says how it is sent.
+    pub(super) fn of_size(seed: u64, number: u64, bytes: usize) -> Self {
+        let way = if number.is_multiple_of(2) { Way::Stream } else { Way::Frames(256 << 10) };
+        Self { seed, number, way, sizes_bytes: vec![bytes], has_result: false }
+    }
+
     pub(super) const fn blobs(&self) -> usize {
         self.sizes_bytes.len()
     }

@@ -1,11 +1,12 @@
 //! What both tiers promise as one store.
 
-use std::sync::atomic::Ordering;
+use std::{io, sync::atomic::Ordering, task::Poll};
 
 use bbb_digest::{Digest, Function};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::{
     ActionResult, CasExt as _, Content, Encoding, Error, HashedFile, Source, SourceContent, Wanted,
@@ -203,6 +204,65 @@ async fn files_go_near_by_themselves_and_far_by_their_bytes() {
             assert_eq!(path.exists(), !is_near, "taken over, not copied");
         }
     }
+}
+
+/// A stream of 40 pieces, and whether it was read to its end.
+fn watched(
+    bytes: &Bytes,
+    encoding: Encoding,
+    end: Option<io::Error>,
+) -> (Source, watch::Receiver<bool>) {
+    let came = match encoding {
+        Encoding::Identity => bytes.clone(),
+        Encoding::Zstd => zstd::encode_bytes(bytes).unwrap(),
+    };
+    let pieces = came.chunks(came.len().div_ceil(40)).map(|piece| Ok(came.slice_ref(piece)));
+    let pieces: Vec<_> = pieces.chain(end.map(Err)).collect();
+    let (tell, is_read) = watch::channel(false);
+    let end = stream::poll_fn(move |_| {
+        tell.send_replace(true);
+        Poll::Ready(None)
+    });
+    let content = SourceContent::Stream(stream::iter(pieces).chain(end).boxed());
+    (Source { encoding, content }, is_read)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_far_tier_that_hangs_holds_up_no_stream() {
+    for encoding in [Encoding::Identity, Encoding::Zstd] {
+        let rig = Rig::new(1 << 30);
+        let bytes = Bytes::from(conformance::data(9 << 20));
+        let digest = Digest::of(Function::Sha256, &bytes);
+        let (source, mut is_read) = watched(&bytes, encoding, None);
+        rig.remote.hold_calls();
+        let mut put = rig.cas.put(digest, source);
+        tokio::select! {
+            stored = &mut put => panic!("acknowledged before far has it: {stored:?}"),
+            read = is_read.wait_for(|is_read| *is_read) => drop(read.unwrap()),
+        }
+        assert!(!rig.remote.has(digest));
+        rig.remote.let_calls();
+        put.await.unwrap();
+        assert!(rig.remote.has(digest) && rig.is_near(digest).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_stream_is_said_though_far_hangs() {
+    let rig = Rig::new(1 << 30);
+    let bytes = Bytes::from(conformance::data(9 << 20));
+    rig.remote.hold_calls();
+    let other = Digest::of(Function::Sha256, &conformance::data((9 << 20) - 1));
+    let other = Digest::from_raw(Function::Sha256, other.hash(), 9 << 20).unwrap();
+    let (source, _) = watched(&bytes, Encoding::Identity, None);
+    let stored = rig.cas.put(other, source).await;
+    assert!(matches!(stored, Err(Error::Mismatch { .. })), "{stored:?}");
+    let digest = Digest::of(Function::Sha256, &bytes);
+    let gone = io::Error::new(io::ErrorKind::ConnectionReset, "on purpose");
+    let (source, _) = watched(&bytes.slice(..8 << 20), Encoding::Identity, Some(gone));
+    let stored = rig.cas.put(digest, source).await;
+    assert!(matches!(stored, Err(Error::BrokenOff { .. })), "{stored:?}");
+    assert!(!rig.is_near(digest).await && !rig.is_near(other).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
