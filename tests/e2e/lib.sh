@@ -10,7 +10,7 @@ suite=$(basename "$(cd "$(dirname "$0")" && pwd)")
 # shellcheck disable=SC2034 # read by the suites
 here=$root/tests/e2e/$suite
 # shellcheck disable=SC2034 # read by the suites
-server=${1:?server address, as in grpc://127.0.0.1:1234}
+server=${1:?server address, as in grpc://127.0.0.1:1234, or none for a suite that starts its own}
 work=$clients/runs/$suite
 passed=0 failed=0 finished=no
 # What the last command said; shown when its check fails.
@@ -20,6 +20,7 @@ log=$work/log
 bazel_log=$log
 # shellcheck source=scripts/bazel.sh
 . "$root/scripts/bazel.sh"
+. "$root/scripts/s3.sh"
 
 rm -rf "$work"
 mkdir -p "$work"
@@ -27,6 +28,7 @@ mkdir -p "$work"
 
 ended() {
   stop_nodes
+  s3_stop
   bazel_shutdown
   if [ $finished = no ]; then
     echo "NOT OK: the suite ended before its end"
@@ -59,6 +61,16 @@ says() { grep -aqF -- "$2" "$1" || { echo "    '$2' is not in $1" && false; }; }
 silent_on() { ! says "$@" >/dev/null || { echo "    '$2' is in $1" && false; }; }
 same_files() { cmp -s "$1" "$2" || { diff "$1" "$2" | head -n 20 | sed 's/^/    /' && false; }; }
 not() { ! "$@"; }
+
+# wait_until SECONDS COMMAND...: until it succeeds, at most that long.
+wait_until() {
+  local deadline=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    [ "$SECONDS" -lt "$deadline" ] || return 1
+    sleep 0.1
+  done
+}
 
 # gone PATTERN: no process has this in its command line, at most 10 s from now.
 gone() {

@@ -61,10 +61,7 @@ impl Digest {
             let found = hex.chars().count();
             return Err(DigestError::HashLength { function, expected, found });
         }
-        let mut hash = [0; MAX_HASH_LEN];
-        for (byte, pair) in hash.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-            *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-        }
+        let hash = parse_hex(hex.as_bytes()).ok_or(DigestError::NotHexadecimal)?;
         let size = u64::try_from(size_bytes).ok().filter(|size| *size <= MAX_BLOB_SIZE_BYTES);
         let size_bytes = size.ok_or(DigestError::Size(size_bytes))?;
         Ok(Self { hash, size_bytes, function })
@@ -126,12 +123,37 @@ impl Digest {
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-fn hex_digit(character: u8) -> Result<u8, DigestError> {
-    match character {
-        b'0'..=b'9' => Ok(character - b'0'),
-        b'a'..=b'f' => Ok(character - b'a' + 10),
-        _ => Err(DigestError::NotHexadecimal),
+/// The bytes that lowercase hexadecimal digits stand for, at most as many as a hash has. Lists of thousands of
+/// digests come in, so that eight digits are read at a time and only the whole is judged.
+fn parse_hex(hex: &[u8]) -> Option<[u8; MAX_HASH_LEN]> {
+    let mut hash = [0; MAX_HASH_LEN];
+    let (eights, rest) = hex.as_chunks::<8>();
+    let mut last = [HEX_DIGITS[0]; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut wrong = 0;
+    // Digits that do not fill the last eight end in zeros, as does the hash.
+    for (bytes, digits) in hash.as_chunks_mut::<4>().0.iter_mut().zip(eights.iter().chain([&last]))
+    {
+        *bytes = parse_eight(*digits, &mut wrong);
     }
+    (wrong == 0).then_some(hash)
+}
+
+/// The bytes that eight digits stand for. Sets bits of `wrong` if one is no lowercase hexadecimal digit.
+fn parse_eight(digits: [u8; 8], wrong: &mut u64) -> [u8; 4] {
+    /// A one in each byte.
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let text = u64::from_le_bytes(digits);
+    // Letters have this bit, and their lower bits begin at 1.
+    let values = (text & (0x0f * EACH)) + 9 * (text >> 6 & EACH);
+    // What is a digit is printed as it was read, and has a value below 16.
+    let letters = (values + 6 * EACH) >> 4 & EACH;
+    let printed = values + u64::from(b'0') * EACH + u64::from(b'a' - b'0' - 10) * letters;
+    *wrong |= printed ^ text | values & (0xf0 * EACH);
+    // Two values make a byte, and every other byte is one of these.
+    let pairs = (values << 4 | values >> 8) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    ((fours | fours >> 16) as u32).to_le_bytes()
 }
 
 /// A hash in lowercase hexadecimal, without an allocation of its own.
@@ -229,6 +251,23 @@ mod tests {
         ));
         let multibyte = "é".repeat(32);
         assert_eq!(parse(&multibyte, 0), Err(DigestError::NotHexadecimal));
+    }
+
+    #[test]
+    fn every_other_character_is_refused_at_every_place() {
+        let good = Digest::of(Function::Sha256, b"x").hex();
+        for at in 0..good.as_str().len() {
+            for character in 0..128 {
+                let mut hex = good.as_str().as_bytes().to_vec();
+                hex[at] = character;
+                let hex = String::from_utf8(hex).unwrap();
+                let parsed = Digest::parse(Function::Sha256, &hex, 1);
+                match HEX_DIGITS.contains(&character) {
+                    true => assert_eq!(parsed.unwrap().hex().as_str(), hex),
+                    false => assert_eq!(parsed, Err(DigestError::NotHexadecimal), "{hex}"),
+                }
+            }
+        }
     }
 
     #[test]

@@ -62,9 +62,9 @@ async fn get(door: &Door, request: Request) -> Response {
                 Some(inlining) => {
                     let mut result = ActionResult::clone(&result);
                     inlining.fill(&mut result).await;
-                    Ok(Message::encoded(&result.encode_to_vec()))
+                    Ok(Message::encoded(result.encode_to_vec()))
                 }
-                None => Ok(Message::encoded(&result.encode_to_vec())),
+                None => Ok(Message::encoded(result.encode_to_vec())),
             }
         })
         .await
@@ -97,7 +97,7 @@ async fn store(door: &Door, message: Bytes) -> Result<Message, Status> {
     check(action.function(), &result)
         .map_err(|error| error.within("action_result").into_status())?;
     let stores = door.stores(&request.instance_name)?;
-    let response = Message::encoded(&result.encode_to_vec());
+    let response = Message::encoded(result.encode_to_vec());
     stores.action_cache.put(action, result).await.map_err(|error| error.into_status())?;
     Ok(response)
 }

@@ -37,7 +37,7 @@ const HIGH: (i32, i32) = (2, 13);
 
 /// The routes of the service.
 pub fn routes(door: Door, settings: &Settings) -> Router {
-    let response = Message::encoded(&capabilities(settings).encode_to_vec());
+    let response = Message::encoded(capabilities(settings).encode_to_vec());
     let door = Arc::new(door);
     Router::new().route(
         &format!("/{NAME}/GetCapabilities"),

@@ -23,6 +23,7 @@ mod request_metadata;
 mod required_header;
 mod server;
 pub mod status;
+mod windows;
 pub mod wire;
 
 pub use door::Door;

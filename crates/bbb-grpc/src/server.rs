@@ -21,7 +21,6 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{interval, sleep},
 };
 use tonic::server::NamedService;
@@ -35,18 +34,15 @@ use crate::{
     capabilities, cas,
     limits::{MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES},
     reflection, request_metadata, status,
+    windows::{Window, Windows},
     wire::{Wire, refuse},
 };
-
-/// How many connections are open at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 4_096;
 
 /// How many calls one connection may have open at once.
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
-/// How many bytes a client may send ahead of being read, by stream and by connection.
+/// How many bytes a client may send on one stream ahead of being read, within the window of its connection.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The largest frame that is taken.
 const MAX_FRAME_BYTES: u32 = 256 << 10;
@@ -72,8 +68,13 @@ pub struct Settings {
     pub exec_enabled: bool,
     /// The header that every request must carry.
     pub required_header: Option<RequiredHeader>,
-    /// The memory that requests share, in bytes.
-    pub memory_bytes: u64,
+    /// The memory that requests share while they are read and answered, in bytes.
+    pub request_bytes: u64,
+    /// The memory that uploads share between their messages, in bytes.
+    pub upload_bytes: u64,
+    /// The memory that connections share for what clients send ahead of being read, in bytes. It also
+    /// bounds how many connections are open at once; more wait to be accepted.
+    pub window_bytes: u64,
     /// The largest blob that is taken, in bytes.
     pub max_blob_bytes: u64,
 }
@@ -90,13 +91,13 @@ pub struct Doors {
 impl Doors {
     /// The services that need but stores, health and reflection.
     pub fn new(settings: Settings, instances: Arc<Instances>) -> Self {
-        let budget = Budget::new(settings.memory_bytes);
+        let budget = Budget::new(settings.request_bytes);
         let max_blob_bytes = settings.max_blob_bytes;
         let door = |max_message_bytes| {
             let wire = Wire::new(budget.clone(), max_message_bytes);
             Door { wire, instances: Arc::clone(&instances), max_blob_bytes }
         };
-        let uploads = Arc::new(Uploads::new(settings.memory_bytes / 2));
+        let uploads = Arc::new(Uploads::new(settings.upload_bytes));
         let router = Router::new()
             .merge(capabilities::routes(door(MAX_SMALL_MESSAGE_BYTES), &settings))
             .merge(bytestream::routes(door(MAX_MESSAGE_BYTES), Arc::clone(&uploads)))
@@ -196,11 +197,12 @@ impl Doors {
             .await;
         });
         let (health, services) = (self.health.clone(), self.services.clone());
+        let windows = Windows::new(self.settings.window_bytes);
         let router = self.into_router(tasks.stop());
         let owner = tasks.clone();
         tasks.spawn("accept", async move {
             announce(&health, &services, ServingStatus::Serving).await;
-            until(&stop, accept(&listener, &router, &owner)).await;
+            until(&stop, accept(&listener, &windows, &router, &owner)).await;
             announce(&health, &services, ServingStatus::NotServing).await;
         });
     }
@@ -236,16 +238,14 @@ async fn unknown(request: Request) -> Response {
 }
 
 /// Accepts connections for ever.
-async fn accept(listener: &TcpListener, router: &Router, tasks: &TaskGroup) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+async fn accept(listener: &TcpListener, windows: &Windows, router: &Router, tasks: &TaskGroup) {
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Some(window) = windows.open().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (router, stop) = (router.clone(), tasks.stop());
                 tasks.spawn("connection", async move {
-                    serve_connection(stream, router, stop).await;
-                    drop(permit);
+                    serve_connection(stream, &window, router, stop).await;
                 });
             }
             Err(error) => {
@@ -257,13 +257,18 @@ async fn accept(listener: &TcpListener, router: &Router, tasks: &TaskGroup) {
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, stop: Stop) {
-    if let Err(error) = served(stream, router, stop).await {
+async fn serve_connection(stream: TcpStream, window: &Window, router: Router, stop: Stop) {
+    if let Err(error) = served(stream, window, router, stop).await {
         tracing::debug!(error, "connection ended badly");
     }
 }
 
-async fn served(stream: TcpStream, router: Router, stop: Stop) -> Result<(), String> {
+async fn served(
+    stream: TcpStream,
+    window: &Window,
+    router: Router,
+    stop: Stop,
+) -> Result<(), String> {
     let described = |error: io::Error| error.to_string();
     // Without it small answers wait for the acknowledgement of what went before.
     stream.set_nodelay(true).map_err(described)?;
@@ -273,7 +278,7 @@ async fn served(stream: TcpStream, router: Router, stop: Stop) -> Result<(), Str
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_connection_window_size(window.bytes())
         .max_frame_size(MAX_FRAME_BYTES)
         .max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)

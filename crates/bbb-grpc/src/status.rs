@@ -1,7 +1,8 @@
 //! From what went wrong in any room to what a client is told: the one file that makes a [`Status`].
 //!
 //! Each error of the rooms below becomes the code that tells the client what to do next, with the details
-//! of `google.rpc` that the Remote Execution API asks for. Nothing here reads a string to decide.
+//! of `google.rpc` that the Remote Execution API asks for; what workers say too comes from
+//! [`bbb_reapi::status`]. Nothing here reads a string to decide.
 //!
 //! A status travels in two forms: as the trailers of a call ([`Status`]), whose details must stay small
 //! since clients bound the headers that they take, and as a message within a response
@@ -10,13 +11,11 @@
 use std::time::Duration;
 
 use bbb_digest::Digest;
-use bbb_reapi::{Invalid, proto::rpc};
+use bbb_reapi::{Invalid, proto::rpc, status as words};
 use bbb_storage::{Error, TreeError};
 use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{
-    ErrorDetails, FieldViolation, PreconditionViolation, QuotaViolation, StatusExt as _,
-};
+use tonic_types::{ErrorDetails, QuotaViolation, StatusExt as _};
 
 /// How many blobs a call's trailers name at the most. gRPC's Java library takes 8 KiB of headers, and one
 /// blob is some 130 bytes of them.
@@ -51,9 +50,7 @@ impl IntoStatus for Status {
 /// A broken rule is INVALID_ARGUMENT with a `BadRequest` that names the field.
 impl IntoStatus for Invalid {
     fn into_status(self) -> Status {
-        let violation = FieldViolation::new(cut(self.field.clone()), cut(self.what.clone()));
-        let details = ErrorDetails::with_bad_request(vec![violation]);
-        detailed(Code::InvalidArgument, self.to_string(), details)
+        from_message(words::invalid(&Self::new(cut(self.field), cut(self.what))))
     }
 }
 
@@ -95,22 +92,12 @@ impl IntoStatus for TreeError {
 /// `Execution.Execute` asks for. Names as many as a call's trailers hold; the message within a response
 /// is [`missing_inputs_message`].
 pub fn missing_inputs(missing: &[Digest]) -> Status {
-    missing_status(&missing[..missing.len().min(MAX_VIOLATIONS_IN_TRAILERS)], missing.len())
+    from_message(words::missing_at_most(missing, MAX_VIOLATIONS_IN_TRAILERS))
 }
 
 /// As [`missing_inputs`], with every blob named.
 pub fn missing_inputs_message(missing: &[Digest]) -> rpc::Status {
-    to_message(&missing_status(missing, missing.len()))
-}
-
-fn missing_status(named: &[Digest], count: usize) -> Status {
-    let violation =
-        |digest: &Digest| PreconditionViolation::new("MISSING", format!("blobs/{digest}"), "");
-    let violations: Vec<_> = named.iter().map(violation).collect();
-    let first = named.first().map(|digest| format!(", first {digest}")).unwrap_or_default();
-    let message = format!("{count} blobs that are needed are not stored here{first}: upload them");
-    let details = ErrorDetails::with_precondition_failure(violations);
-    detailed(Code::FailedPrecondition, message, details)
+    words::missing(missing)
 }
 
 /// NOT_FOUND.
@@ -195,6 +182,13 @@ pub fn to_message(status: &Status) -> rpc::Status {
     rpc::Status { code: status.code() as i32, message: status.message().to_owned(), details }
 }
 
+/// The other way: a message with its details as the end of a call.
+fn from_message(mut message: rpc::Status) -> Status {
+    message.message = cut(message.message);
+    let details = message.encode_to_vec().into();
+    Status::with_details(Code::from(message.code), message.message, details)
+}
+
 fn detailed(code: Code, message: String, details: ErrorDetails) -> Status {
     Status::with_error_details(code, cut(message), details)
 }
@@ -238,7 +232,9 @@ mod tests {
         let violations = &details.precondition_failure().unwrap().violations;
         assert_eq!(violations.len(), MAX_VIOLATIONS_IN_TRAILERS);
         assert_eq!(violations[0].r#type, "MISSING");
-        assert_eq!(violations[0].subject, format!("blobs/{}", missing[0]));
+        let first = missing.iter().min().unwrap();
+        assert_eq!(violations[0].subject, format!("blobs/{first}"));
+        assert_eq!(trailers.message(), message.message);
         let whole = Status::with_details(Code::Unknown, "", message.encode_to_vec().into());
         let whole = whole.get_error_details();
         assert_eq!(whole.precondition_failure().unwrap().violations.len(), 1000);

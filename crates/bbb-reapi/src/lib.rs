@@ -11,6 +11,8 @@ mod action;
 mod command;
 mod digest;
 mod directory;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 mod invalid;
 mod metadata;
 pub mod parts;

@@ -69,7 +69,7 @@ pub struct FieldViolation {
 const PRECONDITION_FAILURE: &str = "type.googleapis.com/google.rpc.PreconditionFailure";
 const BAD_REQUEST: &str = "type.googleapis.com/google.rpc.BadRequest";
 
-/// How many details a message for people names; the details name them all.
+/// How many blobs a message for people names.
 const NAMED: usize = 3;
 
 impl From<PreconditionFailure> for Any {
@@ -100,6 +100,11 @@ pub fn invalid(invalid: &Invalid) -> rpc::Status {
 /// FAILED_PRECONDITION for blobs that must be uploaded first, with a [`PreconditionFailure`] that names
 /// each once.
 pub fn missing(digests: &[Digest]) -> rpc::Status {
+    missing_at_most(digests, usize::MAX)
+}
+
+/// As [`missing`], with details of `most` blobs at the most.
+pub fn missing_at_most(digests: &[Digest], most: usize) -> rpc::Status {
     let mut digests = digests.to_vec();
     digests.sort();
     digests.dedup();
@@ -109,10 +114,10 @@ pub fn missing(digests: &[Digest]) -> rpc::Status {
         more => format!(" and {more} more"),
     };
     let message = format!("blobs that are needed are not stored: {}{more}", first.join(", "));
-    let violations = digests.iter().map(|digest| PreconditionViolation {
+    let violations = digests.iter().take(most).map(|digest| PreconditionViolation {
         r#type: "MISSING".into(),
         subject: missing_subject(*digest),
-        description: "is needed and not stored here".into(),
+        description: String::new(),
     });
     let details = vec![PreconditionFailure { violations: violations.collect() }.into()];
     rpc::Status { details, ..plain(Code::FailedPrecondition, message) }
@@ -153,6 +158,10 @@ mod tests {
         let status = missing(&digests);
         assert!(status.message.ends_with("and 97 more"), "{}", status.message);
         assert!(status.message.len() < 400);
+        let few = missing_at_most(&digests, 7);
+        assert_eq!(few.message, status.message);
+        let detail = PreconditionFailure::decode(few.details[0].value.as_slice()).unwrap();
+        assert_eq!(detail.violations.len(), 7);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod launcher;
 mod link;
 mod message;
 mod probe;
+pub mod removal;
 mod request;
 mod sys;
 mod view;
@@ -46,11 +47,12 @@ pub use error::{Error, StartError};
 pub use launched::{Launched, start};
 pub use launcher::is_mount_point;
 pub use probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
+pub use removal::remove_tree;
 pub use request::{
     DEFAULT_GRACE, DEFAULT_MOUNT_POINT, DEFAULT_SEARCH_PATH, ExecRoot, Exit, Limits, Request,
     Staging, Status, Usage,
 };
-pub use view::{Entry, Kind, Origin, View, ViewError, remove_tree};
+pub use view::{Entry, Kind, Origin, View, ViewError};
 
 /// Runs commands.
 #[async_trait]

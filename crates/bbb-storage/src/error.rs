@@ -61,4 +61,28 @@ impl Error {
     pub fn unavailable(what: impl Into<String>, source: io::Error) -> Self {
         Self::Unavailable { what: what.into(), source }
     }
+
+    /// The same error once more, for another who waits for the same thing.
+    pub(crate) fn again(&self) -> Self {
+        let copy = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
+        match self {
+            Self::Missing(digest) => Self::Missing(*digest),
+            Self::Incomplete(missing) => Self::Incomplete(missing.clone()),
+            Self::Mismatch { expected, found } => {
+                Self::Mismatch { expected: *expected, found: found.clone() }
+            }
+            Self::Unreadable { digest, what } => {
+                Self::Unreadable { digest: *digest, what: what.clone() }
+            }
+            Self::BrokenOff { digest, source } => {
+                Self::BrokenOff { digest: *digest, source: copy(source) }
+            }
+            Self::Full { size_bytes, what } => {
+                Self::Full { size_bytes: *size_bytes, what: what.clone() }
+            }
+            Self::Unavailable { what, source } => {
+                Self::Unavailable { what: what.clone(), source: copy(source) }
+            }
+        }
+    }
 }

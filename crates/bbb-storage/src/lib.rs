@@ -12,7 +12,9 @@
 mod action_cache;
 mod blob;
 mod bucket;
+mod buffer;
 mod cas;
+mod checked;
 mod complete;
 mod disk;
 mod error;
@@ -21,6 +23,7 @@ mod local;
 mod read;
 mod segment;
 mod source;
+mod tiered;
 mod trees;
 
 #[cfg(any(test, feature = "conformance"))]
@@ -40,4 +43,5 @@ pub use instances::{Instances, Stores};
 pub use local::{LocalFile, LocalFiles};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
+pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};
 pub use trees::{MAX_MESSAGE_BYTES, TreeCache, TreeError, Trees, Walk};

@@ -33,7 +33,7 @@ pub enum SourceContent {
 
 /// A local file whose digest this process computed. Whoever makes one sees to it that nobody writes to
 /// the file any more; a store may then take it over as it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HashedFile {
     digest: Digest,
     path: PathBuf,

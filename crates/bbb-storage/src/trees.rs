@@ -1,6 +1,11 @@
 //! File trees as the CAS stores them: directories by digest, and what a tree or a result needs.
+//!
+//! Trees take memory within one bound, those that are kept and those that are being read; a tree that does
+//! not fit into it alone is refused.
 
-use std::{collections::HashSet, sync::Arc};
+mod memory;
+
+use std::{collections::HashSet, io, sync::Arc};
 
 use bbb_digest::{Digest, InstanceName};
 use bbb_reapi::{Directory, Invalid, Tree, digest, proto::reapi::ActionResult};
@@ -9,6 +14,7 @@ use futures::{StreamExt as _, stream};
 use quick_cache::{Weighter, sync::Cache};
 
 use crate::{Cas, CasExt as _, Error, Result};
+use memory::{Taken, TreeMemory, Turn};
 
 /// The largest message of the CAS that is read into memory, in bytes: a `Directory` of some 500,000
 /// files, or a `Tree` of as many.
@@ -21,6 +27,12 @@ const CONCURRENT_READS: usize = 32;
 /// more directories than any machine holds; this is where the claim ends.
 const MAX_DIRECTORIES: usize = 1 << 20;
 
+/// What a directory costs a walk that is to be read or missing, in bytes: its digest in several lists.
+const ENTRY_BYTES: u64 = 256;
+
+/// How much larger a `Tree` is when it is parsed than as a message.
+const PARSED_FACTOR: u64 = 3;
+
 /// The trees of one instance's CAS.
 #[derive(Debug)]
 pub struct Trees {
@@ -29,7 +41,8 @@ pub struct Trees {
     cache: Arc<TreeCache>,
 }
 
-/// Directories and closures kept parsed, for all instances within one bound.
+/// Directories and closures kept parsed, for all instances within one bound, and the memory that trees which
+/// are being read take.
 ///
 /// What is kept is only what digests say for all time; whether blobs are there is asked anew each time.
 /// The instance is part of the key, so that nothing is seen through the wall between two.
@@ -37,6 +50,7 @@ pub struct Trees {
 pub struct TreeCache {
     directories: Cache<Key, Arc<Directory>, DirectoryWeight>,
     tree_files: Cache<Key, Arc<[Digest]>, ListWeight>,
+    memory: TreeMemory,
 }
 
 type Key = (InstanceName, Digest);
@@ -68,8 +82,13 @@ struct DirectoryWeight;
 
 impl Weighter<Key, Arc<Directory>> for DirectoryWeight {
     fn weight(&self, _: &Key, directory: &Arc<Directory>) -> u64 {
-        256 + 200 * directory.names().count() as u64
+        weight(directory)
     }
+}
+
+/// What a parsed directory takes in memory, in bytes.
+fn weight(directory: &Directory) -> u64 {
+    256 + 200 * directory.names().count() as u64
 }
 
 #[derive(Clone, Debug)]
@@ -82,12 +101,13 @@ impl Weighter<Key, Arc<[Digest]>> for ListWeight {
 }
 
 impl TreeCache {
-    /// Keeps about `memory_bytes` in memory.
+    /// Takes about `memory_bytes` of memory: half of it for what is kept, half for what is being read.
     pub fn new(memory_bytes: u64) -> Self {
-        let half = memory_bytes / 2;
+        let quarter = memory_bytes / 4;
         Self {
-            directories: Cache::with_weighter(10_000, half, DirectoryWeight),
-            tree_files: Cache::with_weighter(1_000, half, ListWeight),
+            directories: Cache::with_weighter(10_000, quarter, DirectoryWeight),
+            tree_files: Cache::with_weighter(1_000, quarter, ListWeight),
+            memory: TreeMemory::new(2 * quarter),
         }
     }
 }
@@ -118,8 +138,24 @@ impl Trees {
     /// Every distinct directory below and with `root`, and which of them are not stored.
     ///
     /// # Errors
-    /// If a directory is invalid, the tree has too many, or the store fails.
+    /// If a directory is invalid, the tree has too many, or the store fails. [`Error::Full`] if the tree
+    /// takes more memory than trees may, or others take it for long.
     pub async fn walk(&self, root: Digest) -> Result<Walk, TreeError> {
+        if let Some(walk) = self.walk_with(root, None).await? {
+            return Ok(walk);
+        }
+        let turn = self.cache.memory.turn().await?;
+        let walk = self.walk_with(root, Some(turn)).await?;
+        walk.ok_or_else(|| Error::unavailable("walking", io::Error::other("no memory")).into())
+    }
+
+    /// None if others have the memory that is needed. With a turn it waits for them instead.
+    async fn walk_with(
+        &self,
+        root: Digest,
+        turn: Option<Turn<'_>>,
+    ) -> Result<Option<Walk>, TreeError> {
+        let (memory, turn) = (&self.cache.memory, turn.as_ref());
         let mut walk = Walk::default();
         let mut seen = HashSet::from([root]);
         let mut level = vec![root];
@@ -129,6 +165,11 @@ impl Trees {
                 let invalid = Invalid::new("input_root_digest", what);
                 return Err(TreeError::invalid(root, invalid));
             }
+            let costs = level.iter().map(|digest| ENTRY_BYTES.saturating_add(digest.size_bytes()));
+            let messages_bytes = costs.fold(0, u64::saturating_add);
+            if !walk.taken.grow(memory, messages_bytes, turn).await? {
+                return Ok(None);
+            }
             let mut read = stream::iter(level)
                 .map(|digest| async move { (digest, self.directory(digest).await) })
                 .buffered(CONCURRENT_READS);
@@ -136,6 +177,9 @@ impl Trees {
             while let Some((digest, directory)) = read.next().await {
                 match directory {
                     Ok(directory) => {
+                        if !walk.taken.grow(memory, weight(&directory), turn).await? {
+                            return Ok(None);
+                        }
                         let below = directory.directories.iter().map(|node| node.digest);
                         next.extend(below.filter(|digest| seen.insert(*digest)));
                         walk.directories.push((digest, directory));
@@ -146,7 +190,7 @@ impl Trees {
             }
             level = next;
         }
-        Ok(walk)
+        Ok(Some(walk))
     }
 
     /// Everything that is missing of the tree at `root`: directories and files. Counts as a use of all
@@ -205,12 +249,17 @@ impl Trees {
         if let Some(files) = self.cache.tree_files.get(&key) {
             return Ok(files);
         }
+        // It holds nothing else, so it may wait without a turn. One that is larger than all there is has it all.
+        let memory = &self.cache.memory;
+        let bytes = digest.size_bytes().saturating_mul(PARSED_FACTOR).min(memory.total_bytes());
+        let taken = memory.take(bytes).await?;
         let bytes = self.message(digest).await?;
         let tree = Tree::decode(digest.function(), &bytes)
             .map_err(|invalid| TreeError::invalid(digest, invalid))?;
         let files: HashSet<Digest> = tree.files().collect();
         let files: Arc<[Digest]> = files.into_iter().collect();
         self.cache.tree_files.insert(key, Arc::clone(&files));
+        drop(taken);
         Ok(files)
     }
 
@@ -222,13 +271,14 @@ impl Trees {
     }
 }
 
-/// A tree as it was found.
+/// A tree as it was found. It holds its memory until it is dropped.
 #[derive(Debug, Default)]
 pub struct Walk {
     /// Every distinct directory that is stored, parents before children, the root first.
     pub directories: Vec<(Digest, Arc<Directory>)>,
     /// Directories that are not stored.
     pub missing: Vec<Digest>,
+    taken: Taken,
 }
 
 impl Walk {

@@ -1,22 +1,27 @@
-//! The folder of one action, and what removes it behind the action.
+//! The folder of one action, and what cleans up behind the action.
 //!
-//! Promises: a folder goes away when nobody holds it any more, whatever its action left there; the number
-//! of folders that live or wait for removal is bounded; no removal stands in the way of an action before
-//! that bound is met.
+//! Promises: what an action left goes away when nobody holds its folder any more, whatever that is; the number
+//! of folders that live or wait for that is bounded; no removal stands in the way of an action before that
+//! bound is met. A folder that is as new again is given to another action, instead of being removed.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use bbb_lifecycle::TaskGroup;
+use bbb_sandbox::remove_tree;
 use tokio::sync::mpsc;
 
-use crate::{Report, error::Error, removal::remove};
+use crate::{
+    Report,
+    error::Error,
+    renewal::{Part, Parts, renew},
+};
 
 /// How many folders may live or wait for removal at a time. Past that, actions wait for the remover.
 const MAX_FOLDERS: usize = 1024;
@@ -29,49 +34,72 @@ const KEPT: &str = "kept";
 pub(crate) struct Cleaner {
     base: PathBuf,
     next: AtomicU64,
-    queue: mpsc::Sender<PathBuf>,
+    queue: mpsc::Sender<Used>,
+    spare: Arc<Spare>,
 }
 
-/// The folder of one action. It is removed when this is dropped, unless it is to be kept.
+/// Folders that wait for their next action.
+#[derive(Debug)]
+struct Spare {
+    /// They are as new; which parts of each there are.
+    folders: Mutex<Vec<(PathBuf, Parts)>>,
+    /// How many there may be.
+    limit: usize,
+}
+
+/// A folder whose action is over.
+#[derive(Debug)]
+struct Used {
+    path: PathBuf,
+    /// Whether another action may get it.
+    may_be_renewed: bool,
+}
+
+/// The folder of one action. It is cleaned up when this is dropped, unless it is to be kept.
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// What is there; none if not even the folder is.
+    parts: Option<Parts>,
     kept: PathBuf,
     is_kept: AtomicBool,
+    may_be_renewed: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
-    place: Option<mpsc::OwnedPermit<PathBuf>>,
+    place: Option<mpsc::OwnedPermit<Used>>,
     /// Keeps the slot of the action: what still lives of it holds the folder, too.
     _slot: Report,
 }
 
 impl Cleaner {
     /// Takes over the folder `base`, which belongs to one worker alone: all that an earlier process left
-    /// there is removed, except what was kept for people. Removal runs as a task of `tasks`.
+    /// there is removed, except what was kept for people. Removal runs as a task of `tasks`. At most
+    /// `spare` folders wait for their next action; only where actions reach nothing of them but what they are given.
     ///
     /// # Errors
     /// If the folder cannot be made or read.
-    pub(crate) fn start(base: PathBuf, tasks: &TaskGroup) -> io::Result<Self> {
+    pub(crate) fn start(base: PathBuf, spare: usize, tasks: &TaskGroup) -> io::Result<Self> {
         fs::create_dir_all(&base)?;
         let mut left = Vec::new();
         for entry in fs::read_dir(&base)? {
             let entry = entry?;
             if entry.file_name() != KEPT {
-                left.push(entry.path());
+                left.push(Used { path: entry.path(), may_be_renewed: false });
             }
         }
         let (queue, folders) = mpsc::channel(MAX_FOLDERS);
-        let stop = tasks.stop();
+        let spare = Arc::new(Spare { folders: Mutex::default(), limit: spare });
+        let (stop, shelf) = (tasks.stop(), Arc::clone(&spare));
         tasks.spawn("cleanup", async move {
-            remove_all(left).await;
-            run(folders, stop).await;
+            clean_up(left, &shelf).await;
+            run(folders, &shelf, stop).await;
         });
         // A name that was used before the restart may still wait for its removal.
         let next = AtomicU64::new(u64::from(std::process::id()) << 32);
-        Ok(Self { base, next, queue })
+        Ok(Self { base, next, queue, spare })
     }
 
-    /// A folder whose name begins with `name`, still to be made, which holds the slot of `report`. Waits
-    /// while too many wait for removal.
+    /// A folder still to be made, which holds the slot of `report`; if it is kept, its name begins with `name`.
+    /// Waits while too many wait for removal.
     ///
     /// # Errors
     /// If the worker stops.
@@ -79,18 +107,57 @@ impl Cleaner {
         let place = self.queue.clone().reserve_owned().await;
         let place = place.map_err(|error| Error::fault("make a folder", error))?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{name}-{number:x}");
-        let path = self.base.join(&name);
-        let kept = self.base.join(KEPT).join(name);
-        let is_kept = AtomicBool::new(false);
-        Ok(Folder { path, kept, is_kept, place: Some(place), _slot: report.clone() })
+        let kept = self.base.join(KEPT).join(format!("{name}-{number:x}"));
+        let (path, parts) = match self.spare.take() {
+            Some((path, parts)) => (path, Some(parts)),
+            None => (self.base.join(format!("{number:x}")), None),
+        };
+        Ok(Folder {
+            path,
+            parts,
+            kept,
+            is_kept: AtomicBool::new(false),
+            may_be_renewed: AtomicBool::new(true),
+            place: Some(place),
+            _slot: report.clone(),
+        })
+    }
+}
+
+impl Spare {
+    fn take(&self) -> Option<(PathBuf, Parts)> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Makes a folder ready for its next action, if it is wanted for one and that can be done; blocks.
+    fn set_aside(&self, folder: &Path) -> bool {
+        let lock = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody else adds any, so that it is wanted later if it is now.
+        if lock().len() >= self.limit {
+            return false;
+        }
+        // What stands in the way of a renewal stands in that of the removal too, and is told there.
+        let Ok(parts) = renew(folder) else { return false };
+        lock().push((folder.to_owned(), parts));
+        true
     }
 }
 
 impl Folder {
-    /// Makes it; blocks. What is to be in it is made where it is needed.
-    pub(crate) fn make(&self) -> io::Result<()> {
-        fs::create_dir(&self.path)
+    /// Makes it with these parts; blocks. What else is to be in it is made where it is needed.
+    pub(crate) fn make(&self, parts: &[Part]) -> io::Result<()> {
+        if self.parts.is_none() {
+            fs::create_dir(&self.path)?;
+        }
+        let there = self.parts.unwrap_or_default();
+        for part in parts.iter().filter(|part| !there.has(**part)) {
+            let path = self.part(*part);
+            match part.is_file() {
+                true => drop(fs::File::create_new(path)?),
+                false => fs::create_dir(path)?,
+            }
+        }
+        Ok(())
     }
 
     /// Where it lies.
@@ -98,29 +165,9 @@ impl Folder {
         &self.path
     }
 
-    /// The input root where it is no overlay.
-    pub(crate) fn root(&self) -> PathBuf {
-        self.path.join("root")
-    }
-
-    /// The staged inputs below an overlay.
-    pub(crate) fn lower(&self) -> PathBuf {
-        self.path.join("lower")
-    }
-
-    /// What an action changes of an overlay.
-    pub(crate) fn upper(&self) -> PathBuf {
-        self.path.join("upper")
-    }
-
-    /// For the kernel's own use of an overlay.
-    pub(crate) fn work(&self) -> PathBuf {
-        self.path.join("work")
-    }
-
-    /// What the action sees as `/tmp`.
-    pub(crate) fn temporary(&self) -> PathBuf {
-        self.path.join("tmp")
+    /// Where a part of it lies.
+    pub(crate) fn part(&self, part: Part) -> PathBuf {
+        self.path.join(part.name())
     }
 
     /// Blobs that no local store holds as files, and copies of outputs; made by whoever first has one.
@@ -128,20 +175,15 @@ impl Folder {
         self.path.join("blobs")
     }
 
-    /// The action's standard output.
-    pub(crate) fn stdout(&self) -> PathBuf {
-        self.path.join("stdout")
-    }
-
-    /// The action's standard error.
-    pub(crate) fn stderr(&self) -> PathBuf {
-        self.path.join("stderr")
-    }
-
     /// Keeps the folder for people. Returns where it will be found once nobody holds it any more.
     pub(crate) fn keep(&self) -> &Path {
         self.is_kept.store(true, Ordering::Relaxed);
         &self.kept
+    }
+
+    /// Sees to it that no other action gets the folder: someone outside of its action may come to hold it open.
+    pub(crate) fn retire(&self) {
+        self.may_be_renewed.store(false, Ordering::Relaxed);
     }
 }
 
@@ -157,13 +199,14 @@ impl Drop for Folder {
             }
         }
         if let Some(place) = self.place.take() {
-            place.send(std::mem::take(&mut self.path));
+            let may_be_renewed = self.may_be_renewed.load(Ordering::Relaxed);
+            place.send(Used { path: std::mem::take(&mut self.path), may_be_renewed });
         }
     }
 }
 
-/// Removes folders as they come, and those that wait when the word to stop comes.
-async fn run(mut folders: mpsc::Receiver<PathBuf>, stop: bbb_lifecycle::Stop) {
+/// Cleans folders up as they come, and removes those that wait when the word to stop comes.
+async fn run(mut folders: mpsc::Receiver<Used>, spare: &Arc<Spare>, stop: bbb_lifecycle::Stop) {
     let mut batch = Vec::new();
     loop {
         let count = tokio::select! {
@@ -173,26 +216,31 @@ async fn run(mut folders: mpsc::Receiver<PathBuf>, stop: bbb_lifecycle::Stop) {
         if count == 0 {
             return;
         }
-        remove_all(std::mem::take(&mut batch)).await;
+        clean_up(std::mem::take(&mut batch), spare).await;
     }
     while let Ok(folder) = folders.try_recv() {
         batch.push(folder);
     }
-    remove_all(batch).await;
+    batch.iter_mut().for_each(|used| used.may_be_renewed = false);
+    clean_up(batch, spare).await;
 }
 
-async fn remove_all(folders: Vec<PathBuf>) {
+async fn clean_up(folders: Vec<Used>, spare: &Arc<Spare>) {
     if folders.is_empty() {
         return;
     }
-    let removed = tokio::task::spawn_blocking(move || {
-        for folder in folders {
-            if let Err(error) = remove(&folder) {
-                tracing::warn!(path = %folder.display(), %error, "cannot remove folder");
+    let spare = Arc::clone(spare);
+    let cleaned = tokio::task::spawn_blocking(move || {
+        for Used { path, may_be_renewed } in folders {
+            if may_be_renewed && spare.set_aside(&path) {
+                continue;
+            }
+            if let Err(error) = remove_tree(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove folder");
             }
         }
     });
-    if removed.await.is_err() {
+    if cleaned.await.is_err() {
         tracing::error!("removal of folders panicked");
     }
 }

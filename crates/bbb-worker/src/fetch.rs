@@ -49,11 +49,13 @@ impl Lease {
         let command = match command {
             Ok(bytes) if walk.missing.is_empty() => Command::decode(&bytes)?,
             Ok(_) | Err(bbb_storage::Error::Missing(_)) => {
+                // Its memory may be what the next walk waits for.
+                drop(walk);
                 return Err(all_missing(&stores, &action).await?);
             }
             Err(error) => return Err(Error::storage("read the command", error)),
         };
-        let inputs = InputTree::new(action.input_root, walk)?;
+        let inputs = InputTree::new(action.input_root, walk.directories)?;
         inputs.check_working_directory(&command.working_directory)?;
         let output_parents = inputs.output_parents(&command.outputs)?;
         let plan = inputs.plan()?;

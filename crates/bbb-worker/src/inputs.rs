@@ -7,7 +7,6 @@ use std::{
 
 use bbb_digest::Digest;
 use bbb_reapi::{Directory, FileNode, Invalid, NodeProperties, OutputPath, Outputs, SymlinkNode};
-use bbb_storage::Walk;
 
 /// How many files, directories and symlinks one tree may stage. The messages form a graph by digest, so a
 /// few of them can claim more than any disk holds; this is where the claim ends.
@@ -80,8 +79,11 @@ impl InputTree {
     ///
     /// # Errors
     /// If a directory that is referred to was not found.
-    pub(crate) fn new(root: Digest, walk: Walk) -> Result<Self, Invalid> {
-        let directories: HashMap<_, _> = walk.directories.into_iter().collect();
+    pub(crate) fn new(
+        root: Digest,
+        directories: Vec<(Digest, Arc<Directory>)>,
+    ) -> Result<Self, Invalid> {
+        let directories: HashMap<_, _> = directories.into_iter().collect();
         let gap =
             || Invalid::new("action.input_root_digest", "refers to a directory that is not there");
         let root = Arc::clone(directories.get(&root).ok_or_else(gap)?);
@@ -244,7 +246,7 @@ mod tests {
         };
         let root_digest = Digest::of(FUNCTION, b"root");
         let directories = vec![(root_digest, Arc::new(root)), (digest, Arc::new(below))];
-        InputTree::new(root_digest, Walk { directories, missing: Vec::new() }).unwrap()
+        InputTree::new(root_digest, directories).unwrap()
     }
 
     #[test]
@@ -275,8 +277,7 @@ mod tests {
         let node = DirectoryNode { name: name("a"), digest };
         let root = Directory { directories: vec![node], ..Directory::default() };
         let root_digest = Digest::of(FUNCTION, b"root");
-        let walk = Walk { directories: vec![(root_digest, Arc::new(root))], missing: Vec::new() };
-        assert!(InputTree::new(root_digest, walk).is_err());
-        assert!(InputTree::new(root_digest, Walk::default()).is_err());
+        assert!(InputTree::new(root_digest, vec![(root_digest, Arc::new(root))]).is_err());
+        assert!(InputTree::new(root_digest, Vec::new()).is_err());
     }
 }

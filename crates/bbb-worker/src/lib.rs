@@ -20,7 +20,7 @@ mod inputs;
 mod local;
 mod outcome;
 mod place;
-mod removal;
+mod renewal;
 mod run;
 mod slots;
 mod stage;

@@ -37,6 +37,9 @@ pub struct Settings {
     /// How many files an input tree may have to be copied into a plain folder instead of standing below an
     /// overlay, where that is possible.
     pub copied_files: usize,
+    /// How many emptied folders wait for their next action, which is then spared making one; with namespaces
+    /// only.
+    pub spare_folders: usize,
     /// What one action may take.
     pub limits: Limits,
     /// Whether all actions see the host's network; else those with the platform property `network=on`.
@@ -70,6 +73,9 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Usually fewer files than an overlay costs the kernel to make for itself.
 const COPIED_FILES: usize = 8;
 
+/// About as many as most machines run actions at a time.
+const SPARE_FOLDERS: usize = 64;
+
 impl Settings {
     /// The usual settings.
     pub fn new(worker: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
@@ -78,6 +84,7 @@ impl Settings {
             folder: folder.into(),
             download_concurrency: 10,
             copied_files: COPIED_FILES,
+            spare_folders: SPARE_FOLDERS,
             limits: Limits::default(),
             network: false,
             input_root: None,
@@ -116,7 +123,12 @@ impl Local {
         if let Some(point) = &settings.input_root {
             check_input_root(point, sandbox.probe().mode)?;
         }
-        let cleaner = Cleaner::start(settings.folder.clone(), tasks)?;
+        let spare = match sandbox.probe().mode {
+            // An action reaches nothing of its folder but what it is given.
+            Mode::Namespaces => settings.spare_folders,
+            Mode::None | Mode::Auto => 0,
+        };
+        let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
         Ok(Self { settings, instances, sandbox, cleaner, links: None })
     }
 

@@ -17,6 +17,7 @@ use crate::{
     collect::{OutputFile, Scene, Survey},
     error::{Error, blocking, chain},
     local::{Keep, Settings},
+    renewal::Part,
     run::Ran,
     times::{Clock, Times},
     upload::{Blobs, Hashing, assemble},
@@ -41,7 +42,8 @@ impl Ran {
         let first = hashing.clone();
         let (ran, survey, begun) = blocking("survey outputs", move || {
             let mut survey = self.survey(mode)?;
-            let streams = [first.folder.stdout(), first.folder.stderr()].map(OutputFile::Made);
+            let streams =
+                [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(first.folder.part(part)));
             let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
             let begun = first.begin(files)?;
             Ok((self, survey, begun))

@@ -9,7 +9,7 @@ use std::{
 use bbb_reapi::{Invalid, Properties};
 use bbb_sandbox::{DEFAULT_MOUNT_POINT, Exit, Limits, Mode, Request, Sandbox};
 
-use crate::{error::Error, stage::Prepared};
+use crate::{error::Error, renewal::Part, stage::Prepared};
 
 /// How much longer than its timeout a command may take to be set up and ended, before its sandbox is
 /// given up.
@@ -43,22 +43,27 @@ impl Prepared {
         let platform = &self.lease.platform;
         let mount_point = mount_point(platform, input_root, sandbox.probe().mode)?;
         let command = &self.lease.command;
+        let network = network || platform.get(NETWORK) == Some("on");
+        if network {
+            // It could hand what it has open to whoever shares that network.
+            self.folder.retire();
+        }
         let request = Request {
             environment: (command.environment.iter())
                 .map(|(name, value)| (name.into(), value.into()))
                 .collect(),
             mount_point: mount_point.clone(),
             working_directory: command.working_directory.as_str().into(),
-            network: network || platform.get(NETWORK) == Some("on"),
+            network,
             timeout: Some(self.lease.task.timeout),
             limits,
             hold: Some(Arc::clone(&self.folder) as _),
             ..Request::new(
                 command.arguments.iter().map(Into::into).collect(),
                 self.root.clone(),
-                self.folder.temporary(),
-                self.folder.stdout(),
-                self.folder.stderr(),
+                self.folder.part(Part::Temporary),
+                self.folder.part(Part::Stdout),
+                self.folder.part(Part::Stderr),
             )
         };
         let limit = self.lease.task.timeout.saturating_add(request.grace).saturating_add(SLACK);

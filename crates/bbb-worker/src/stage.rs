@@ -20,6 +20,7 @@ use crate::{
     fetch::{Fetched, Forms, Lease, fetch},
     inputs::{Node, Plan, PlannedDirectory},
     place::Place,
+    renewal::Part,
 };
 
 /// How many blobs are put in place in one go off the reactor.
@@ -86,25 +87,19 @@ impl Prepared {
 }
 
 fn make_folders(folder: &SharedFolder, kind: SandboxStaging) -> Result<ExecRoot, Error> {
-    folder
-        .make()
-        .map_err(|error| Error::fault(format!("make {}", folder.path().display()), error))?;
-    let (root, made) = match kind {
-        SandboxStaging::Plain => (ExecRoot::Plain(folder.root()), vec![folder.root()]),
+    let always = [Part::Temporary, Part::Stdout, Part::Stderr];
+    let (root, parts) = match kind {
+        SandboxStaging::Plain => (ExecRoot::Plain(folder.part(Part::Root)), &[Part::Root][..]),
         SandboxStaging::Overlay => {
-            let (lower, upper, work) = (folder.lower(), folder.upper(), folder.work());
-            let made = vec![lower.clone(), upper.clone(), work.clone()];
-            (ExecRoot::Overlay { lowers: vec![lower], upper, work }, made)
+            let lowers = vec![folder.part(Part::Lower)];
+            let (upper, work) = (folder.part(Part::Upper), folder.part(Part::Work));
+            let root = ExecRoot::Overlay { lowers, upper, work };
+            (root, &[Part::Lower, Part::Upper, Part::Work][..])
         }
     };
-    for path in made.into_iter().chain([folder.temporary()]) {
-        std::fs::create_dir(&path)
-            .map_err(|error| Error::fault(format!("make {}", path.display()), error))?;
-    }
-    for path in [folder.stdout(), folder.stderr()] {
-        std::fs::File::create_new(&path)
-            .map_err(|error| Error::fault(format!("make {}", path.display()), error))?;
-    }
+    folder
+        .make(&[parts, &always].concat())
+        .map_err(|error| Error::fault(format!("make {}", folder.path().display()), error))?;
     Ok(root)
 }
 

@@ -6,6 +6,7 @@
 //! settings are for.
 
 mod argv;
+mod bucket;
 mod defaults;
 mod later;
 mod raw;
@@ -17,8 +18,9 @@ mod units;
 mod values;
 
 pub use argv::{Invocation, parse};
+pub use bucket::BucketFlags;
 pub use defaults::{Machine, remember_cache_size};
 pub use raw::{Flags, Tool};
 pub use refusal::Refusal;
 pub use settings::{KeepExecRoot, LogFormat, RequiredHeader, SandboxChoice, Settings};
-pub use units::format_bytes;
+pub use units::{format_bytes, format_duration};

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use crate::flags::{Settings, format_bytes};
+use crate::flags::{BucketFlags, Settings, format_bytes, format_duration};
 
 /// Lines for the terminal or the log, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
         ),
         format!("listens on {bound}; use it with: bazel build --remote_{role}={url}{header} //..."),
     ];
+    if let Some(bucket) = &settings.bucket {
+        lines.insert(2, bucket_line(bucket));
+    }
     if slots == 0 {
         lines.push(format!(
             "to run actions here too, start it with --worker_slots={} (this machine has {} cores)",
@@ -58,6 +61,17 @@ pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
         ));
     }
     Greeting { lines, warnings }
+}
+
+/// Where everything is kept, and for how long.
+fn bucket_line(bucket: &BucketFlags) -> String {
+    let how_long = match bucket.expire_after {
+        Some(age) => format!("for {} since its last use", format_duration(age)),
+        None => "for good".to_owned(),
+    };
+    let write_back =
+        if bucket.write_back { "; writes are acknowledged before they are there" } else { "" };
+    format!("keeps everything {how_long} in the bucket {}{write_back}", bucket.location)
 }
 
 #[cfg(test)]

@@ -2,4 +2,5 @@
 
 pub mod flags;
 pub mod greeting;
+mod memory;
 pub mod node;

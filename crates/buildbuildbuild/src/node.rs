@@ -6,6 +6,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use bbb_digest::InstanceName;
 use bbb_grpc::{
     Doors, RequiredHeader,
     execution::{Execution, ExecutionSettings},
@@ -14,17 +15,24 @@ use bbb_grpc::{
 use bbb_lifecycle::{Signals, TaskGroup};
 use bbb_sandbox::Mode;
 use bbb_scheduler::{Dispatch, Scheduler, WorkerOffer, core::Limits};
-use bbb_storage::{Complete, Disk, DiskSettings, Instances, Stores, TreeCache, Trees};
+use bbb_storage::{
+    ActionCache, Bucket, BucketSettings, Cas, Complete, Disk, DiskSettings, Far, Instances,
+    LocalFiles, Stores, Tiered, TieredSettings, TreeCache, Trees, WriteBackSettings,
+};
 use bbb_worker::{Keep, Local, Slots};
 use tokio::net::TcpListener;
 
 use crate::{
-    flags::{KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
+    flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
     greeting::greeting,
+    memory::MemorySplit,
 };
 
 /// How long a group of tasks has to stop once nothing needs it any more.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// The largest blob that is taken where there is a bucket: what S3 takes in 10,000 parts of the usual size.
+const MAX_BUCKET_BLOB_BYTES: u64 = 64 << 30;
 
 /// The groups of a node's tasks, in the order in which they stop: whoever asks before whoever answers.
 struct Groups {
@@ -32,7 +40,18 @@ struct Groups {
     worker: TaskGroup,
     scheduler: TaskGroup,
     cleaning: TaskGroup,
-    storage: TaskGroup,
+    tiers: TaskGroup,
+    bucket: TaskGroup,
+    disk: TaskGroup,
+}
+
+/// What stands behind the seams.
+#[derive(Clone)]
+enum Storage {
+    /// The disk of this machine alone.
+    Embedded(Arc<Disk>),
+    /// The disk in front of a bucket.
+    Tiered(Arc<Tiered>),
 }
 
 /// Runs a node until a signal ends it.
@@ -49,16 +68,33 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         worker: TaskGroup::new("worker"),
         scheduler: TaskGroup::new("scheduler"),
         cleaning: TaskGroup::new("cleaning"),
-        storage: TaskGroup::new("storage"),
+        tiers: TaskGroup::new("tiers"),
+        bucket: TaskGroup::new("bucket"),
+        disk: TaskGroup::new("disk"),
     };
-    let disk = open_disk(&settings, &groups.storage).await?;
-    let instances = instances(&disk, settings.memory_bytes);
+    let memory = match settings.bucket {
+        Some(_) => MemorySplit::with_bucket(settings.memory_bytes),
+        None => MemorySplit::embedded(settings.memory_bytes),
+    };
+    // The bucket first: what is wrong with it is told before anything is made here.
+    let bucket = match &settings.bucket {
+        Some(flags) => Some(open_bucket(flags, &settings, memory, &groups.bucket).await?),
+        None => None,
+    };
+    let disk = open_disk(&settings, memory, &groups.disk).await?;
+    let storage = match bucket {
+        Some(bucket) => {
+            Storage::Tiered(tiers(&disk, bucket, &settings, memory, &groups.tiers).await?)
+        }
+        None => Storage::Embedded(Arc::clone(&disk)),
+    };
+    let instances = instances(&storage, memory);
     let dispatch: Arc<dyn Dispatch> = Scheduler::start(&groups.scheduler, Limits::default());
     if settings.worker_slots > 0 {
-        start_worker(&settings, &disk, &instances, &dispatch, &groups).await?;
+        start_worker(&settings, &disk, storage, &instances, &dispatch, &groups).await?;
     }
     let bound = listener.local_addr().context("cannot tell the own address")?;
-    doors(&settings, instances, dispatch)?.serve(listener, &groups.doors);
+    doors(&settings, memory, instances, dispatch)?.serve(listener, &groups.doors);
     greet(&settings, bound);
 
     let failure = tokio::select! {
@@ -79,14 +115,90 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 }
 
-/// Opens the embedded store.
-async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc<Disk>> {
+/// Connects to the bucket and tries it.
+async fn open_bucket(
+    flags: &BucketFlags,
+    settings: &Settings,
+    memory: MemorySplit,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<Bucket>> {
+    let bucket = BucketSettings {
+        region: flags.region.clone(),
+        endpoint: flags.endpoint.clone(),
+        virtual_hosted_style: flags.virtual_hosted_style,
+        compress: flags.compress,
+        concurrency: settings.download_concurrency,
+        buffer_bytes: memory.bucket_bytes,
+        expire_after: flags.expire_after,
+        ..BucketSettings::new(flags.location.clone())
+    };
+    Ok(Bucket::open(bucket, tasks).await?)
+}
+
+/// The disk in front of the bucket.
+async fn tiers(
+    disk: &Arc<Disk>,
+    bucket: Arc<Bucket>,
+    settings: &Settings,
+    memory: MemorySplit,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<Tiered>> {
+    let write_back = settings.bucket.as_ref().is_some_and(|flags| flags.write_back);
+    let tiered = TieredSettings {
+        buffer_bytes: memory.fetches_bytes,
+        results_bytes: memory.results_bytes,
+        ..TieredSettings::default()
+    };
+    let far = move |name: &InstanceName| Far {
+        cas: bucket.cas(name),
+        results: bucket.action_cache(name),
+    };
+    let tiered = Tiered::new(&tiered, disk, far, tasks);
+    let write_back = match write_back {
+        true => WriteBackSettings::default(),
+        // An earlier run may have had the flag.
+        false => WriteBackSettings::leftovers(),
+    };
+    let tiered = tiered.with_write_back(write_back, tasks).await;
+    let tiered = tiered.context("cannot go on with what is to be written back (--cache_dir)")?;
+    Ok(Arc::new(tiered))
+}
+
+impl Storage {
+    fn cas(&self, instance: &InstanceName) -> Arc<dyn Cas> {
+        match self {
+            Self::Embedded(disk) => disk.cas(instance),
+            Self::Tiered(tiered) => tiered.cas(instance),
+        }
+    }
+
+    fn action_cache(&self, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        match self {
+            Self::Embedded(disk) => disk.action_cache(instance),
+            Self::Tiered(tiered) => tiered.action_cache(instance),
+        }
+    }
+
+    fn local_files(&self, instance: &InstanceName) -> Arc<dyn LocalFiles> {
+        match self {
+            Self::Embedded(disk) => disk.local_files(instance),
+            Self::Tiered(tiered) => tiered.local_files(instance),
+        }
+    }
+}
+
+/// Opens the disk tier.
+async fn open_disk(
+    settings: &Settings,
+    memory: MemorySplit,
+    tasks: &TaskGroup,
+) -> anyhow::Result<Arc<Disk>> {
     let disk_settings = DiskSettings {
-        memory_bytes: settings.memory_bytes / 4,
+        memory_bytes: memory.blobs_bytes,
         ..DiskSettings::new(&settings.cache_dir, settings.cache_size_bytes)
     };
     let tasks = tasks.clone();
-    // Reading the index of millions of blobs takes a second or so.
+    // It waits for the disk, though not for the index.
     let disk = tokio::task::spawn_blocking(move || Disk::open(disk_settings, &tasks)).await?;
     let disk = disk.context("cannot open the store (--cache_dir)")?;
     remember_cache_size(&settings.cache_dir, settings.cache_size_bytes)
@@ -94,14 +206,14 @@ async fn open_disk(settings: &Settings, tasks: &TaskGroup) -> anyhow::Result<Arc
     Ok(disk)
 }
 
-/// What each instance stores: the disk, results only while they are complete.
-fn instances(disk: &Arc<Disk>, memory_bytes: u64) -> Arc<Instances> {
-    let disk = Arc::clone(disk);
-    let cache = Arc::new(TreeCache::new(memory_bytes / 8));
+/// What each instance stores; results only while they are complete.
+fn instances(storage: &Storage, memory: MemorySplit) -> Arc<Instances> {
+    let storage = storage.clone();
+    let cache = Arc::new(TreeCache::new(memory.trees_bytes));
     Arc::new(Instances::new(move |name| {
-        let cas = disk.cas(name);
+        let cas = storage.cas(name);
         let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&cache)));
-        let results = disk.action_cache(name);
+        let results = storage.action_cache(name);
         let complete = Complete::new(results, Arc::clone(&cas), Arc::clone(&trees));
         Stores { cas, action_cache: Arc::new(complete), trees }
     }))
@@ -111,6 +223,7 @@ fn instances(disk: &Arc<Disk>, memory_bytes: u64) -> Arc<Instances> {
 async fn start_worker(
     settings: &Settings,
     disk: &Arc<Disk>,
+    storage: Storage,
     instances: &Arc<Instances>,
     dispatch: &Arc<dyn Dispatch>,
     groups: &Groups,
@@ -138,10 +251,9 @@ async fn start_worker(
         KeepExecRoot::Failed => Keep::Failed,
         KeepExecRoot::All => Keep::All,
     };
-    let files = Arc::clone(disk);
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
         .context("cannot set up the worker")?
-        .linking(move |instance| files.local_files(instance));
+        .linking(move |instance| storage.local_files(instance));
     let offer = WorkerOffer {
         name: settings.node_name.clone(),
         slots: u32::try_from(settings.worker_slots)?,
@@ -154,6 +266,7 @@ async fn start_worker(
 /// All services of the port.
 fn doors(
     settings: &Settings,
+    memory: MemorySplit,
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
 ) -> anyhow::Result<Doors> {
@@ -170,14 +283,24 @@ fn doors(
             client_results: settings.client_results,
             exec_enabled,
             required_header,
-            memory_bytes: settings.memory_bytes / 2,
-            max_blob_bytes: settings.cache_size_bytes / 2,
+            request_bytes: memory.requests_bytes,
+            upload_bytes: memory.uploads_bytes,
+            window_bytes: memory.windows_bytes,
+            max_blob_bytes: max_blob_bytes(settings),
         },
         Arc::clone(&instances),
     );
     Ok(doors
         .with_service(Execution::new(instances, Arc::clone(&dispatch), execution).into_server())
         .with_service(Operations::new(dispatch).into_server()))
+}
+
+/// The largest blob that is taken: through the disk one passes into the bucket, whatever its size.
+fn max_blob_bytes(settings: &Settings) -> u64 {
+    match settings.bucket {
+        Some(_) => MAX_BUCKET_BLOB_BYTES,
+        None => settings.cache_size_bytes / 2,
+    }
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
@@ -200,14 +323,18 @@ async fn any_failure(groups: &Groups) -> String {
         story = groups.worker.failed() => story,
         story = groups.scheduler.failed() => story,
         story = groups.cleaning.failed() => story,
-        story = groups.storage.failed() => story,
+        story = groups.tiers.failed() => story,
+        story = groups.bucket.failed() => story,
+        story = groups.disk.failed() => story,
     }
 }
 
 /// Takes no more calls and waits for those that are open, actions included; then stops everything else.
 async fn stop(groups: &Groups, drain_timeout: Duration) {
     groups.doors.shut_down(drain_timeout).await;
-    for group in [&groups.worker, &groups.scheduler, &groups.cleaning, &groups.storage] {
+    let behind = [&groups.worker, &groups.scheduler, &groups.cleaning];
+    let storage = [&groups.tiers, &groups.bucket, &groups.disk];
+    for group in behind.into_iter().chain(storage) {
         group.shut_down(STOP_GRACE).await;
     }
 }

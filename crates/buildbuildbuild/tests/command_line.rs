@@ -20,7 +20,7 @@ fn a_wrong_command_line_is_refused_in_one_line() {
     for line in [
         &["--prot=1"][..],
         &["--port=x"],
-        &["--bucket=b"],
+        &["--region=eu-west-1"],
         &["--port"],
         &["nope"],
         &["sockaddr"],

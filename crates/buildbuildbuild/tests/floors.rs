@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-const FLOORS: [(&str, u8); 11] = [
+const FLOORS: [(&str, u8); 12] = [
     ("bbb-digest", 0),
     ("bbb-lifecycle", 0),
     ("bbb-sandbox", 0),
@@ -19,6 +19,7 @@ const FLOORS: [(&str, u8); 11] = [
     ("bbb-worker", 3),
     ("bbb-grpc", 4),
     ("bbb-bench", 4),
+    ("bbb-trial", 4),
     ("buildbuildbuild", 5),
 ];
 

@@ -72,7 +72,7 @@ impl ByteStream {
             .stream(request, async |requests, _| {
                 let committed_size = write::write(&self.door, &self.uploads, requests).await?;
                 let response = WriteResponse { committed_size };
-                Ok(unary(Message::encoded(&response.encode_to_vec())))
+                Ok(unary(Message::encoded(response.encode_to_vec())))
             })
             .await
     }
@@ -82,7 +82,7 @@ impl ByteStream {
             .wire
             .unary(request, async |message| {
                 let response = self.write_status(message).await?;
-                Ok(Message::encoded(&response.encode_to_vec()))
+                Ok(Message::encoded(response.encode_to_vec()))
             })
             .await
     }

@@ -123,7 +123,7 @@ async fn respond(found: Vec<Found>, zstd: bool, total: u64) -> Result<Message, S
         let what = format!("would make a response of {} bytes: ask for fewer", response.len());
         return Err(Invalid::new("digests", what).into_status());
     }
-    Ok(Message::encoded(&response))
+    Ok(Message::encoded(response))
 }
 
 /// The encoded `BatchReadBlobsResponse`; may block.

@@ -69,7 +69,7 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
                 let statuses = response.responses.iter_mut().filter_map(|one| one.status.as_mut());
                 statuses.for_each(|status| status.details.clear());
             }
-            Ok(Message::encoded(&response.encode_to_vec()))
+            Ok(Message::encoded(response.encode_to_vec()))
         })
         .await
 }

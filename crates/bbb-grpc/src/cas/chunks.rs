@@ -22,16 +22,17 @@ use tonic::Status;
 
 use super::fastcdc::Cutter;
 use crate::{
-    Door,
+    Door, Reservation,
     door::{check_parts, undecodable},
-    status::{IntoStatus as _, internal, not_found},
+    limits::MAX_REPLY_BYTES,
+    status::{IntoStatus as _, exhausted, internal, not_found},
     wire::{Message, Request, Requests, Response, streaming, unary},
 };
 
 /// How many chunks stand in one message: some 80 bytes each, well below what clients take.
 const CHUNKS_PER_MESSAGE: usize = 10_000;
 
-/// How many chunks a blob may be put together from: 100 GB of chunks of the announced size.
+/// How many chunks a blob may be put together from or cut into: 100 GB of chunks of the announced size.
 const MAX_CHUNKS: usize = 200_000;
 
 /// How many chunks are read ahead while a blob is put together.
@@ -49,12 +50,12 @@ pub(super) async fn split(door: Arc<Door>, request: Request) -> Response {
                     .map_err(|error| error.into_status())?;
             let cas = door.stores(&request.instance_name)?.cas;
             let blob = blob_digest(function, request.blob_digest.as_ref())?;
-            let chunks = chunks_of(cas, blob).await?;
+            let chunks = chunks_of(&door, cas, blob, chunks_in_reply(blob)).await?;
             let response = reapi::SplitBlobResponse {
                 chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
                 chunking_function: FAST_CDC_2020,
             };
-            Ok(Message::encoded(&response.encode_to_vec()))
+            Ok(Message::encoded(response.encode_to_vec()))
         })
         .await
 }
@@ -67,7 +68,7 @@ pub(super) async fn get_mapping(door: Arc<Door>, request: Request) -> Response {
             let function = named_function(request.digest_function)?;
             let cas = door.stores(&request.instance_name)?.cas;
             let blob = blob_digest(function, request.blob_digest.as_ref())?;
-            let chunks = chunks_of(cas, blob).await?;
+            let chunks = chunks_of(&door, cas, blob, MAX_CHUNKS).await?;
             let messages: Vec<_> =
                 chunks.chunks(CHUNKS_PER_MESSAGE).enumerate().map(mapping).collect();
             Ok(streaming(stream::iter(messages), deadline))
@@ -80,7 +81,7 @@ fn mapping((index, chunks): (usize, &[Digest])) -> Result<Message, Status> {
         chunk_digests: chunks.iter().map(|chunk| chunk.to_proto()).collect(),
         chunking_function: if index == 0 { FAST_CDC_2020 } else { 0 },
     };
-    Ok(Message::encoded(&response.encode_to_vec()))
+    Ok(Message::encoded(response.encode_to_vec()))
 }
 
 /// Answers a call of `SpliceBlob`.
@@ -94,10 +95,10 @@ pub(super) async fn splice(door: Arc<Door>, request: Request) -> Response {
                     .map_err(|error| error.into_status())?;
             let cas = door.stores(&request.instance_name)?.cas;
             let mut splice = Splice::new(&door, function, request.blob_digest.as_ref())?;
-            splice.extend(&request.chunk_digests).map_err(|error| error.into_status())?;
+            splice.extend(&door, &request.chunk_digests).await?;
             let blob_digest = Some(splice.store(cas).await?.to_proto());
             let response = reapi::SpliceBlobResponse { blob_digest };
-            Ok(Message::encoded(&response.encode_to_vec()))
+            Ok(Message::encoded(response.encode_to_vec()))
         })
         .await
 }
@@ -114,13 +115,13 @@ pub(super) async fn register_mapping(door: Arc<Door>, request: Request) -> Respo
             let function = named_function(first.digest_function)?;
             let cas = door.stores(&first.instance_name)?.cas;
             let mut splice = Splice::new(&door, function, first.blob_digest.as_ref())?;
-            splice.extend(&first.chunk_digests).map_err(|error| error.into_status())?;
+            splice.extend(&door, &first.chunk_digests).await?;
             while let Some(more) = next(&mut requests).await? {
-                splice.extend(&more.chunk_digests).map_err(|error| error.into_status())?;
+                splice.extend(&door, &more.chunk_digests).await?;
             }
             splice.store(cas).await?;
             let response = reapi::RegisterChunkMappingResponse::default();
-            Ok(unary(Message::encoded(&response.encode_to_vec())))
+            Ok(unary(Message::encoded(response.encode_to_vec())))
         })
         .await
 }
@@ -146,9 +147,34 @@ fn blob_digest(function: Function, wire: Option<&reapi::Digest>) -> Result<Diges
     required_digest(function, "blob_digest", wire).map_err(|error| error.into_status())
 }
 
+/// How many chunks of a blob fit into one reply, whatever their sizes: none is larger than the blob.
+fn chunks_in_reply(blob: Digest) -> usize {
+    // The digest with its tag and length.
+    let each = blob.to_proto().encoded_len() + 3;
+    (MAX_REPLY_BYTES / each).min(MAX_CHUNKS)
+}
+
 /// Cuts a blob, stores its chunks, and gives their digests in order.
-async fn chunks_of(cas: Arc<dyn Cas>, blob: Digest) -> Result<Vec<Digest>, Status> {
+///
+/// A blob of more than `most` chunks is refused, where its size tells before anything is read.
+async fn chunks_of(
+    door: &Door,
+    cas: Arc<dyn Cas>,
+    blob: Digest,
+    most: usize,
+) -> Result<Vec<Digest>, Status> {
     let cutter = Cutter::announced();
+    let too_many = || {
+        let what = format!("{blob} has more than the {most} chunks that one answer holds");
+        exhausted("chunks", what)
+    };
+    if blob.size_bytes().div_ceil(cutter.max() as u64) > most as u64 {
+        return Err(too_many());
+    }
+    // The chunk that is being cut, the piece that came last, and the digests.
+    let most_held = (blob.size_bytes() / cutter.min() as u64 + 1).min(most as u64);
+    let held = 2 * cutter.max() as u64 + most_held * size_of::<Digest>() as u64;
+    let _memory = door.wire.budget().reserve(held.min(2 * blob.size_bytes())).await?;
     let found = cas.get(blob, Wanted::ALL).await.map_err(|error| error.into_status())?;
     let mut pieces = found.into_stream();
     let mut waiting = BytesMut::new();
@@ -160,6 +186,9 @@ async fn chunks_of(cas: Arc<dyn Cas>, blob: Digest) -> Result<Vec<Digest>, Statu
         while waiting.len() >= cutter.max() || (ended && !waiting.is_empty()) {
             let (digest, chunk, rest) = cut(cutter, blob.function(), waiting).await?;
             waiting = rest;
+            if chunks.len() == most {
+                return Err(too_many());
+            }
             chunks.push(digest);
             // The only chunk of a blob is the blob.
             if digest != blob {
@@ -192,24 +221,38 @@ struct Splice {
     blob: Digest,
     chunks: Vec<Digest>,
     size_bytes: u64,
+    /// Holds the memory of `chunks`, message by message.
+    memory: Vec<Reservation>,
 }
 
 impl Splice {
     fn new(door: &Door, function: Function, wire: Option<&reapi::Digest>) -> Result<Self, Status> {
         let blob = blob_digest(function, wire)?;
         door.check_size(&blob).map_err(|error| error.into_status())?;
-        Ok(Self { blob, chunks: Vec::new(), size_bytes: 0 })
+        Ok(Self { blob, chunks: Vec::new(), size_bytes: 0, memory: Vec::new() })
     }
 
     /// Takes in the digests of the next chunks.
-    fn extend(&mut self, wire: &[reapi::Digest]) -> Result<(), Invalid> {
+    async fn extend(&mut self, door: &Door, wire: &[reapi::Digest]) -> Result<(), Status> {
+        if wire.len() > MAX_CHUNKS - self.chunks.len() {
+            let what = format!("are more than {MAX_CHUNKS}");
+            return Err(Invalid::new("chunk_digests", what).into_status());
+        }
+        if !wire.is_empty() {
+            let bytes = size_of_val(wire).max(wire.len() * size_of::<Digest>());
+            self.memory.push(door.wire.budget().reserve(bytes as u64).await?);
+        }
+        self.take_in(wire).map_err(|error| error.into_status())
+    }
+
+    fn take_in(&mut self, wire: &[reapi::Digest]) -> Result<(), Invalid> {
         for chunk in wire {
             let index = self.chunks.len();
             let chunk = digest(self.blob.function(), chunk)
                 .map_err(|error| error.within(&format!("chunk_digests[{index}]")))?;
             self.size_bytes += chunk.size_bytes();
-            if self.size_bytes > self.blob.size_bytes() || index == MAX_CHUNKS {
-                let what = "are more than the blob's size, or too many";
+            if self.size_bytes > self.blob.size_bytes() {
+                let what = "are more bytes than the blob has";
                 return Err(Invalid::new("chunk_digests", what));
             }
             self.chunks.push(chunk);

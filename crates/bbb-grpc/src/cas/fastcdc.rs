@@ -81,6 +81,11 @@ impl Cutter {
         self.max
     }
 
+    /// The smallest chunk but the last, in bytes.
+    pub(crate) fn min(&self) -> usize {
+        self.min
+    }
+
     /// The length of the first chunk of `data`.
     ///
     /// The reference implementation rolls two bytes at a time and so never looks at an odd last byte;
@@ -157,11 +162,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_alike_at_every_size(len in 0usize..400_000, seed: u64, bits in 10u32..15) {
+        fn cuts_alike_at_every_size(
+            len in 0usize..400_000, seed: u64, bits in 10u32..15, alphabet: u8, period in 1usize..9000,
+        ) {
             let average = 1usize << bits;
             let cutter = Cutter::new(average / 4, average, average * 4);
             let data = noise(len, seed);
-            prop_assert_eq!(lengths(cutter, &data), reference(cutter, &data));
+            // From any bytes to a few letters, and to the same stretch again and again.
+            let letters: Vec<u8> = data.iter().map(|byte| byte & alphabet).collect();
+            let again: Vec<u8> = data.iter().take(period).copied().cycle().take(len).collect();
+            for data in [data, letters, again] {
+                let cut = lengths(cutter, &data);
+                prop_assert_eq!(&cut, &reference(cutter, &data));
+                let (last, others) = cut.split_last().unwrap_or((&0, &[]));
+                prop_assert!(*last <= cutter.max());
+                prop_assert!(others.iter().all(|len| (cutter.min()..=cutter.max()).contains(len)));
+            }
+        }
+
+        #[test]
+        fn a_chunk_does_not_depend_on_what_follows_its_largest_length(seed: u64, len in 0usize..40_000) {
+            let cutter = Cutter::new(1 << 10, 4 << 10, 16 << 10);
+            let data = noise(cutter.max() + len, seed);
+            prop_assert_eq!(cutter.cut(&data), cutter.cut(&data[..cutter.max()]));
         }
     }
 

@@ -25,7 +25,7 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
             let missing = missing.map_err(|error| error.into_status())?;
             let mut response = Vec::with_capacity(missing.len() * 80);
             missing.iter().for_each(|digest| digest_field(2, digest, &mut response));
-            Ok(Message::encoded(&response))
+            Ok(Message::encoded(response))
         })
         .await
 }

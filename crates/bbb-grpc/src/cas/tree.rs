@@ -7,7 +7,7 @@ use bbb_reapi::{
     Directory, Invalid, NodeProperties, proto::reapi::GetTreeRequest, requested_function,
     required_digest,
 };
-use bbb_storage::{CasExt as _, MAX_MESSAGE_BYTES, Stores};
+use bbb_storage::{CasExt as _, MAX_MESSAGE_BYTES, Stores, Walk};
 use futures::{Stream, stream};
 use prost::{
     Message as _,
@@ -46,7 +46,8 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
 struct Position {
     stores: Stores,
     root: Digest,
-    directories: Vec<Entry>,
+    /// Holds its memory until the last page is sent.
+    walk: Walk,
     next: usize,
     page_size: usize,
     ended: bool,
@@ -64,7 +65,7 @@ async fn pages(
     };
     let next = position(root, &request.page_token).map_err(|error| error.into_status())?;
     let stores = door.stores(&request.instance_name)?;
-    let walk = stores.trees.walk(root).await.map_err(|error| error.into_status())?;
+    let mut walk = stores.trees.walk(root).await.map_err(|error| error.into_status())?;
     // What was parsed before may have left the store since. To ask counts as a use, too.
     let digests: Vec<Digest> = walk.directories.iter().map(|(digest, _)| *digest).collect();
     let missing = stores.cas.find_missing(&digests).await;
@@ -74,9 +75,8 @@ async fn pages(
     if missing.contains(&root) {
         return Err(not_found(format!("root directory {root} is not stored here")));
     }
-    let mut directories = walk.directories;
-    directories.retain(|(digest, _)| !missing.contains(digest));
-    let position = Position { stores, root, directories, next, page_size, ended: false };
+    walk.directories.retain(|(digest, _)| !missing.contains(digest));
+    let position = Position { stores, root, walk, next, page_size, ended: false };
     Ok(stream::try_unfold(position, |mut position| async move {
         match position.ended {
             true => Ok(None),
@@ -108,9 +108,9 @@ fn position(root: Digest, page_token: &str) -> Result<usize, Invalid> {
 impl Position {
     /// The next `GetTreeResponse`.
     async fn page(&mut self) -> Result<Message, Status> {
-        let start = self.next.min(self.directories.len());
-        let end = self.directories.len().min(start + self.page_size);
-        let entries = self.directories[start..end].to_vec();
+        let start = self.next.min(self.walk.directories.len());
+        let end = self.walk.directories.len().min(start + self.page_size);
+        let entries = self.walk.directories[start..end].to_vec();
         let encoded = task::spawn_blocking(move || encode_page(&entries)).await;
         let (mut page, taken, unlike) =
             encoded.map_err(|error| internal(format!("encoding a tree: {error}")))?;
@@ -119,11 +119,11 @@ impl Position {
             put_bytes(1, &bytes.map_err(|error| error.into_status())?, &mut page);
         }
         self.next = start + taken;
-        self.ended = self.next >= self.directories.len();
+        self.ended = self.next >= self.walk.directories.len();
         if !self.ended {
             put_bytes(2, token(self.root, self.next).as_bytes(), &mut page);
         }
-        Ok(Message::encoded(&page))
+        Ok(Message::encoded(page))
     }
 }
 

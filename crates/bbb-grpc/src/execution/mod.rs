@@ -2,7 +2,8 @@
 //!
 //! An operation is named `{instance}/operations/{id}`, without the first part where the instance has no
 //! name; the id is the scheduler's, so that any node that reaches the scheduler finds it again. A result
-//! from the action cache comes as an operation that has ended already and that nobody knows afterwards.
+//! from the action cache comes as an operation that has ended already and that nobody knows afterwards. The
+//! cache is asked before there is an operation, so none is ever in the stage `CACHE_CHECK`.
 //!
 //! What goes wrong before there is an operation ends the call; what goes wrong later stands in
 //! `ExecuteResponse.status` and never in `Operation.error`, as the comment of `Execute` asks for, cancelling

@@ -116,7 +116,9 @@ async fn house(enabled: bool) -> House {
         client_results: true,
         exec_enabled: true,
         required_header: None,
-        memory_bytes: 1 << 20,
+        request_bytes: 1 << 20,
+        upload_bytes: 1 << 20,
+        window_bytes: 1 << 20,
         max_blob_bytes: 1 << 30,
     };
     Doors::new(settings, Arc::clone(&instances))

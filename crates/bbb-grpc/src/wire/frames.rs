@@ -3,7 +3,7 @@ use bytes::{Buf as _, Bytes};
 use super::Rope;
 
 /// Bytes before each message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// Cuts the body of a request into messages.
 #[derive(Debug)]

@@ -6,13 +6,19 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::body::{StreamingBody, UnaryBody};
+use super::{
+    body::{StreamingBody, UnaryBody},
+    frames::PREFIX_BYTES,
+};
 
 /// A response as the router takes it.
 pub type Response = http::Response<axum::body::Body>;
 
 /// Messages up to this size, in bytes, go out in one piece: the copy costs less than a frame of its own.
 const COPIED_BYTES: usize = 4 << 10;
+
+/// Room for the prefix, and for the key and length of one field.
+const MAX_HEAD_BYTES: usize = 32;
 
 /// A message on its way out: a head, and the payload that ends it.
 #[derive(Clone, Debug)]
@@ -22,36 +28,38 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message that `message` is the encoded form of.
-    pub fn encoded(message: &[u8]) -> Self {
-        let mut head = BytesMut::with_capacity(5 + message.len());
-        put_prefix(&mut head, message.len());
-        head.put_slice(message);
-        Self { head: head.freeze(), payload: Bytes::new() }
+    /// The message that `message` is the encoded form of. Does not copy it, but where it is small.
+    pub fn encoded(message: impl Into<Bytes>) -> Self {
+        Self::new(message.into(), |_| {})
     }
 
     /// The message whose only field is `payload`, under the number `field`. Does not copy it, but where it
     /// is small.
     pub fn of_bytes(field: u32, payload: Bytes) -> Self {
-        let key_len = encoded_len_varint(u64::from(field) << 3);
-        let len = key_len + encoded_len_varint(payload.len() as u64) + payload.len();
+        let len = payload.len() as u64;
+        Self::new(payload, |head| {
+            encode_key(field, WireType::LengthDelimited, head);
+            encode_varint(len, head);
+        })
+    }
+
+    /// The message that begins with what `begin` writes and ends with `payload`.
+    fn new(payload: Bytes, begin: impl FnOnce(&mut BytesMut)) -> Self {
         let copied = payload.len() <= COPIED_BYTES;
-        let mut head = BytesMut::with_capacity(if copied { 5 + len } else { 32 });
-        put_prefix(&mut head, len);
-        encode_key(field, WireType::LengthDelimited, &mut head);
-        encode_varint(payload.len() as u64, &mut head);
+        let mut head =
+            BytesMut::with_capacity(MAX_HEAD_BYTES + if copied { payload.len() } else { 0 });
+        head.put_bytes(0, PREFIX_BYTES);
+        begin(&mut head);
+        // What gRPC puts before each message. Lengths are far below 4 GiB, since messages are limited.
+        let len = head.len() - PREFIX_BYTES + payload.len();
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        head[1..PREFIX_BYTES].copy_from_slice(&len.to_be_bytes());
         if copied {
             head.put_slice(&payload);
         }
         let payload = if copied { Bytes::new() } else { payload };
         Self { head: head.freeze(), payload }
     }
-}
-
-/// What gRPC puts before each message. Lengths are far below 4 GiB, since messages are limited.
-fn put_prefix(buffer: &mut BytesMut, len: usize) {
-    buffer.put_u8(0);
-    buffer.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
 }
 
 /// The length of a digest as a message, in bytes.
@@ -132,6 +140,8 @@ mod tests {
             assert_eq!(whole[1..5], (whole.len() as u32 - 5).to_be_bytes());
             let decoded = bytestream::ReadResponse::decode(&whole[5..]).unwrap();
             assert_eq!(decoded.data, data);
+            let message = Message::encoded(whole[5..].to_vec());
+            assert_eq!([message.head, message.payload].concat(), whole);
         }
     }
 }

@@ -348,7 +348,7 @@ async fn a_deadline_ends_a_call() {
 
 #[tokio::test]
 async fn uploads_that_broke_off_make_room_for_others() {
-    let server = Server::with(bbb_grpc::Settings { memory_bytes: 8 << 20, ..settings() }).await;
+    let server = Server::with(bbb_grpc::Settings { upload_bytes: 4 << 20, ..settings() }).await;
     let mut client = client(&server);
     let begun = |number: u8| {
         let data = vec![number; 2 << 20];

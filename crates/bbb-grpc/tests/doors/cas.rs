@@ -286,6 +286,30 @@ async fn mapping(
 }
 
 #[tokio::test]
+async fn blobs_of_too_many_chunks_are_refused() {
+    let server = Server::start().await;
+    let mut client = client(&server);
+    // Some 59,000 chunks at the least fit into no message. That it is not stored does not matter yet.
+    let huge = Digest::of(FUNCTION, b"huge").to_proto();
+    let huge = reapi::Digest { size_bytes: 60_000 * (2 << 20), ..huge };
+    let request = SplitBlobRequest { blob_digest: Some(huge.clone()), ..Default::default() };
+    assert_eq!(code(client.split_blob(request).await), Code::ResourceExhausted);
+
+    let blob = server.memory().add(noise(1000));
+    server.memory().blobs.lock().unwrap().remove(&blob);
+    let empty = Digest::empty(FUNCTION).to_proto();
+    let register = |count| RegisterChunkMappingRequest {
+        blob_digest: Some(blob.to_proto()),
+        chunk_digests: vec![empty.clone(); count],
+        digest_function: SHA256,
+        ..Default::default()
+    };
+    let many: Vec<_> = (0..5).map(|_| register(50_000)).collect();
+    let many = stream::iter(many);
+    assert_eq!(code(client.register_chunk_mapping(many).await), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn blobs_are_split_and_put_together() {
     let server = Server::start().await;
     let mut client = client(&server);

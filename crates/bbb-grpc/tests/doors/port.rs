@@ -151,7 +151,7 @@ async fn unknown_methods_are_unimplemented() {
 #[tokio::test]
 async fn memory_is_shared_and_given_back() {
     // Less memory than one request wants: they take turns.
-    let server = Server::with(Settings { memory_bytes: 100 << 10, ..settings() }).await;
+    let server = Server::with(Settings { request_bytes: 100 << 10, ..settings() }).await;
     let digests: Vec<_> = (0..3000u32)
         .map(|i| bbb_digest::Digest::of(FUNCTION, &i.to_be_bytes()).to_proto())
         .collect();
@@ -165,6 +165,53 @@ async fn memory_is_shared_and_given_back() {
     });
     let answers = futures::future::join_all(calls).await;
     assert!(answers.iter().all(|answer| answer.missing_blob_digests.len() == 3000));
+}
+
+/// The window of its connection that the server announces to a client, in bytes.
+async fn announced_window(stream: &mut TcpStream) -> u64 {
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    const DEFAULT_WINDOW_BYTES: u64 = 65_535;
+    let settings = [0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings].concat();
+    stream.write_all(&hello).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head[3] == WINDOW_UPDATE && head[5..] == [0; 4] {
+            let more = u32::from_be_bytes(payload.try_into().unwrap());
+            return DEFAULT_WINDOW_BYTES + u64::from(more);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_clients_may_send_ahead_is_bounded_over_all_connections() {
+    const WINDOW_BYTES: u64 = 2 << 20;
+    let server = Server::with(Settings { window_bytes: WINDOW_BYTES, ..settings() }).await;
+    let mut open = Vec::new();
+    let mut sum = 0;
+    let mut waiting = loop {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        // The server's own client has one of the places, too.
+        if open.len() == 7 {
+            break stream;
+        }
+        let window = announced_window(&mut stream).await;
+        assert!(window >= 128 << 10, "{window}");
+        sum += window;
+        open.push(stream);
+    };
+    assert!(sum <= WINDOW_BYTES, "{sum}");
+    assert!(sum > WINDOW_BYTES / 2, "{sum}: what there is gets used");
+    let answer = announced_window(&mut waiting);
+    let mut answer = std::pin::pin!(answer);
+    let early = timeout(Duration::from_millis(200), answer.as_mut()).await;
+    assert!(early.is_err(), "a connection past the bound waits to be accepted");
+    open.pop();
+    timeout(Duration::from_secs(30), answer).await.expect("a place becomes free as one ends");
 }
 
 #[tokio::test]

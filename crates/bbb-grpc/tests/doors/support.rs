@@ -159,7 +159,9 @@ pub(crate) fn settings() -> Settings {
         client_results: true,
         exec_enabled: true,
         required_header: None,
-        memory_bytes: 64 << 20,
+        request_bytes: 64 << 20,
+        upload_bytes: 32 << 20,
+        window_bytes: 32 << 20,
         max_blob_bytes: 1 << 30,
     }
 }

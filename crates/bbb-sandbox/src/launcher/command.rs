@@ -180,7 +180,7 @@ impl Command {
 
     /// What the command has of its own besides its program: session, streams, limits, no privileges.
     fn put_on(&self) -> Result<(), Fault> {
-        sys::default_signals();
+        // No signal is handled or ignored here: the launcher saw to that at its start, for all that come from it.
         sys::block_signals(&[])?;
         rustix::process::setsid().during(Step::Spawn)?;
         rustix::stdio::dup2_stdin(self.stdin.as_fd()).during(Step::Spawn)?;

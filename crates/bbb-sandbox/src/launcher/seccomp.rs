@@ -86,8 +86,32 @@ const ARCH: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
 const SECOND_ARGUMENT: u32 = 24;
 
+/// What becomes of a call: the place, behind the search, of the instructions that see to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allow = 0,
+    Refuse = 1,
+    /// As if the kernel did not know it.
+    Unknown = 2,
+    /// Refused if its flags make a namespace.
+    Flags = 3,
+    /// Refused if it is one of two requests to a terminal.
+    Request = 8,
+}
+
+/// Calls from one number on, up to the next segment, that share a verdict.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    from: u32,
+    verdict: Verdict,
+}
+
 /// The filter as a program for the kernel.
+///
+/// The kernel translates it for each action anew and asks it about every number there is, so that it can pass over it
+/// later where the answer is always yes. A search by halves keeps that short.
 pub(crate) fn filter() -> Vec<sock_filter> {
+    let segments = segments();
     let mut program = vec![
         load(ARCH),
         // A foreign architecture (32 bits on a 64-bit kernel) has other numbers: no call of it can be judged.
@@ -95,34 +119,73 @@ pub(crate) fn filter() -> Vec<sock_filter> {
         give(SECCOMP_RET_KILL_PROCESS),
         load(NUMBER),
     ];
-    if cfg!(target_arch = "x86_64") {
-        program.extend([jump(BPF_JGE, X32, 0, 1), refuse(libc::ENOSYS)]);
-    }
-    for call in REFUSED.iter().chain(REFUSED_HERE) {
-        program.extend([jump(BPF_JEQ, number(*call), 0, 1), refuse(libc::EPERM)]);
-    }
-    program.extend([jump(BPF_JEQ, number(libc::SYS_clone3), 0, 1), refuse(libc::ENOSYS)]);
-    for call in [libc::SYS_clone, libc::SYS_unshare] {
-        program.extend([
-            jump(BPF_JEQ, number(call), 0, 5),
-            load(FIRST_ARGUMENT),
-            statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES),
-            jump(BPF_JEQ, 0, 1, 0),
-            refuse(libc::EPERM),
-            give(SECCOMP_RET_ALLOW),
-        ]);
-    }
-    // TIOCSTI types into a terminal, TIOCLINUX into the console.
-    program.push(jump(BPF_JEQ, number(libc::SYS_ioctl), 0, 5));
+    let end = program.len() + segments.len() - 1;
+    search(&mut program, &segments, end);
     program.extend([
+        give(SECCOMP_RET_ALLOW),
+        refuse(libc::EPERM),
+        refuse(libc::ENOSYS),
+        // The flags of clone and unshare.
+        load(FIRST_ARGUMENT),
+        statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES),
+        jump(BPF_JEQ, 0, 1, 0),
+        refuse(libc::EPERM),
+        give(SECCOMP_RET_ALLOW),
+        // TIOCSTI types into a terminal, TIOCLINUX into the console.
         load(SECOND_ARGUMENT),
         jump(BPF_JEQ, libc::TIOCSTI as u32, 1, 0),
         jump(BPF_JEQ, 0x541c, 0, 1),
         refuse(libc::EPERM),
         give(SECCOMP_RET_ALLOW),
     ]);
-    program.push(give(SECCOMP_RET_ALLOW));
     program
+}
+
+/// Every number there is, in order.
+fn segments() -> Vec<Segment> {
+    let refused = REFUSED.iter().chain(REFUSED_HERE).map(|call| (*call, Verdict::Refuse));
+    let mut calls: Vec<_> = refused.collect();
+    calls.extend([
+        (libc::SYS_clone3, Verdict::Unknown),
+        (libc::SYS_clone, Verdict::Flags),
+        (libc::SYS_unshare, Verdict::Flags),
+        (libc::SYS_ioctl, Verdict::Request),
+    ]);
+    calls.sort_unstable_by_key(|(call, _)| *call);
+    let mut segments = Vec::new();
+    let mut next = 0;
+    for (call, verdict) in calls {
+        let from = number(call);
+        if from > next {
+            segments.push(Segment { from: next, verdict: Verdict::Allow });
+        }
+        segments.push(Segment { from, verdict });
+        next = from + 1;
+    }
+    segments.push(Segment { from: next, verdict: Verdict::Allow });
+    if cfg!(target_arch = "x86_64") {
+        segments.push(Segment { from: X32, verdict: Verdict::Unknown });
+    }
+    segments.dedup_by_key(|segment| segment.verdict);
+    segments
+}
+
+/// Writes the jumps that find the segment of a number, one fewer than there are segments. `end` is the place behind
+/// the whole search. A jump reaches 255 instructions ahead, and there are fewer in all.
+fn search(program: &mut Vec<sock_filter>, segments: &[Segment], end: usize) {
+    if segments.len() < 2 {
+        return;
+    }
+    let (below, above) = segments.split_at(segments.len() / 2);
+    let next = program.len() + 1;
+    let distance = |part: &[Segment], place: usize| match part {
+        [only] => (end + only.verdict as usize - next) as u8,
+        _ => (place - next) as u8,
+    };
+    let (yes, no) = (distance(above, next + below.len() - 1), distance(below, next));
+    program.push(jump(BPF_JGE, above[0].from, yes, no));
+    search(program, below, end);
+    search(program, above, end);
 }
 
 fn number(call: libc::c_long) -> u32 {
@@ -147,4 +210,79 @@ fn give(result: u32) -> sock_filter {
 
 fn refuse(errno: i32) -> sock_filter {
     give(SECCOMP_RET_ERRNO | errno as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel does with a program.
+    fn run(program: &[sock_filter], arch: u32, call: u32, arguments: [u32; 2]) -> u32 {
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            at += 1;
+            let code = u32::from(code);
+            let is_met = match code {
+                _ if code == BPF_JMP | BPF_JEQ | BPF_K => value == k,
+                _ if code == BPF_JMP | BPF_JGE | BPF_K => value >= k,
+                _ if code == BPF_LD | BPF_W | BPF_ABS => {
+                    value = match k {
+                        NUMBER => call,
+                        ARCH => arch,
+                        FIRST_ARGUMENT => arguments[0],
+                        SECOND_ARGUMENT => arguments[1],
+                        _ => panic!("loads from {k}"),
+                    };
+                    continue;
+                }
+                _ if code == BPF_ALU | BPF_AND | BPF_K => {
+                    value &= k;
+                    continue;
+                }
+                _ if code == BPF_RET | BPF_K => return k,
+                _ => panic!("code {code}"),
+            };
+            at += usize::from(if is_met { jt } else { jf });
+        }
+    }
+
+    #[test]
+    fn every_call_gets_its_verdict() {
+        let program = filter();
+        assert!(program.len() < 256, "{} instructions", program.len());
+        let refused = SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let unknown = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        let plain = |call| run(&program, ARCHITECTURE, call, [0, 0]);
+        for call in 0..2000 {
+            let is_listed = REFUSED.iter().chain(REFUSED_HERE).any(|other| number(*other) == call);
+            let expected = match i64::from(call) {
+                _ if is_listed => refused,
+                libc::SYS_clone3 => unknown,
+                _ => SECCOMP_RET_ALLOW,
+            };
+            assert_eq!(plain(call), expected, "{call}");
+        }
+        if cfg!(target_arch = "x86_64") {
+            for call in [X32, X32 + 1, X32 + 512, u32::MAX] {
+                assert_eq!(plain(call), unknown, "{call:#x}");
+            }
+        }
+        assert_eq!(run(&program, ARCHITECTURE ^ 1, 0, [0, 0]), SECCOMP_RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn arguments_count_where_they_matter() {
+        let program = filter();
+        let refused = SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        let with = |call, arguments| run(&program, ARCHITECTURE, number(call), arguments);
+        for call in [libc::SYS_clone, libc::SYS_unshare] {
+            assert_eq!(with(call, [libc::CLONE_NEWUSER as u32, 0]), refused);
+            assert_eq!(with(call, [(libc::CLONE_VM | libc::SIGCHLD) as u32, 0]), SECCOMP_RET_ALLOW);
+        }
+        for request in [libc::TIOCSTI as u32, 0x541c] {
+            assert_eq!(with(libc::SYS_ioctl, [0, request]), refused);
+        }
+        assert_eq!(with(libc::SYS_ioctl, [0, libc::TCGETS as u32]), SECCOMP_RET_ALLOW);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RawDir, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::Kind;
@@ -204,43 +204,4 @@ fn time(stat: &Stat) -> SystemTime {
             SystemTime::UNIX_EPOCH - Duration::from_secs(stat.st_mtime.unsigned_abs()) + nanoseconds
         }
     }
-}
-
-/// Removes `path` and all below it, also what an action or an overlay made unreadable; nothing there is no error.
-///
-/// Follows no link. Blocks on the file system.
-///
-/// # Errors
-/// If something could not be removed.
-pub fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        done => return done,
-    }
-    let top = rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let repairs = Repairs::default();
-    let mut open = vec![open_folder(&top, OsStr::new("."), &repairs)?];
-    let mut buffer = Vec::with_capacity(16 << 10);
-    while let Some(folder) = open.pop() {
-        let mode = rustix::fs::fstat(&folder)?.st_mode & 0o7777;
-        rustix::fs::fchmod(&folder, Mode::from_raw_mode(mode | 0o700))?;
-        let mut entries = RawDir::new(&folder, buffer.spare_capacity_mut());
-        let mut below = Vec::new();
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name != "." && name != ".." && entry.file_type() == FileType::Directory {
-                below.push(name.to_owned());
-            }
-        }
-        for name in below {
-            open.push(open_folder(&folder, &name, &repairs)?);
-        }
-    }
-    fs::remove_dir_all(path)
 }

@@ -20,7 +20,6 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use crate::request::ExecRoot;
-pub use layer::remove_tree;
 use layer::{Repairs, Seen};
 
 /// Links that are followed on the way to one path, as the kernel has it.

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::remove_tree;
 use rustix::fs::FileType;
 
 /// Two lower layers and an upper one.

@@ -55,7 +55,7 @@ pub enum BucketError {
         what: String,
     },
     /// The folder of a `file://` bucket cannot be used.
-    #[error("--bucket=file://{} cannot be used: {source}", folder.display())]
+    #[error("--bucket=file://{} cannot be used", folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,

@@ -1,8 +1,9 @@
 //! The view of one instance's blobs.
 
 use std::{
-    collections::HashSet,
-    fmt, io,
+    fmt,
+    hash::{BuildHasher as _, RandomState},
+    io,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use bbb_digest::Digest;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use hashbrown::HashTable;
 
 use crate::{
     Blob, Cas, Content, Encoding, Error, PinnedFile, Result, Source, SourceContent, Wanted,
@@ -113,8 +115,7 @@ impl Cas for Blobs {
                 .await?;
             missing.extend(checked.into_iter().flatten());
         }
-        let mut seen = HashSet::with_capacity(missing.len());
-        missing.retain(|digest| seen.insert(*digest));
+        drop_repeated(&mut missing);
         Ok(missing)
     }
 }
@@ -164,6 +165,24 @@ impl Blobs {
         missing.extend(absent);
         Ok(doubtful)
     }
+}
+
+/// Leaves the first of those that are equal. The table holds numbers, since digests are large.
+fn drop_repeated(digests: &mut Vec<Digest>) {
+    let hasher = RandomState::new();
+    let mut firsts = HashTable::<u32>::with_capacity(digests.len());
+    let mut kept = 0;
+    for at in 0..digests.len() {
+        let digest = digests[at];
+        let hash = hasher.hash_one(digest);
+        if firsts.find(hash, |first| digests[*first as usize] == digest).is_some() {
+            continue;
+        }
+        digests[kept] = digest;
+        firsts.insert_unique(hash, kept as u32, |first| hasher.hash_one(digests[*first as usize]));
+        kept += 1;
+    }
+    digests.truncate(kept);
 }
 
 impl fmt::Display for Blobs {

@@ -35,6 +35,11 @@ impl Temporary {
         Ok((file, Self { path, is_ours: true, is_placed: AtomicBool::new(false) }))
     }
 
+    /// Where the file lies until it is put in its place.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Someone else's file, which is theirs to remove unless it is put in its place.
     pub(super) fn adopt(path: &Path) -> Self {
         Self { path: path.to_owned(), is_ours: false, is_placed: AtomicBool::new(false) }
@@ -102,8 +107,21 @@ pub(super) fn is_sealed(metadata: &fs::Metadata, size_bytes: u64, mtime: i64) ->
         && metadata.mtime_nsec() == 0
 }
 
+/// Takes the blocks that a file will need, so that it does not meet a full file system half-way. Does
+/// nothing on file systems that cannot.
+pub(super) fn allocate(file: &File, size_bytes: u64) -> io::Result<()> {
+    use rustix::{fs::FallocateFlags, io::Errno};
+    if size_bytes == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) | Ok(()) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens a stored file for reading. What is no regular file does not block and is found out by its metadata.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }

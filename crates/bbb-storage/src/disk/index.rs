@@ -65,6 +65,10 @@ pub(super) struct Index {
     limit_bytes: u64,
     used_bytes: u64,
     reserved_bytes: u64,
+    /// What the files take that a snapshot lists and that are still to be taken in.
+    expected_bytes: u64,
+    /// How many entries of the snapshot were taken in: the stamp of the last.
+    remembered: u64,
     counts: [u64; Kind::ALL.len()],
 }
 
@@ -166,6 +170,8 @@ impl Index {
             limit_bytes,
             used_bytes: 0,
             reserved_bytes: 0,
+            expected_bytes: 0,
+            remembered: 0,
             counts: [0; Kind::ALL.len()],
         }
     }
@@ -174,9 +180,9 @@ impl Index {
         self.limit_bytes
     }
 
-    /// The bytes that entries and reservations take.
+    /// The bytes that entries and reservations take, those of entries that are still expected too.
     pub(super) const fn taken_bytes(&self) -> u64 {
-        self.used_bytes.saturating_add(self.reserved_bytes)
+        self.used_bytes.saturating_add(self.reserved_bytes).saturating_add(self.expected_bytes)
     }
 
     /// How many entries of a kind there are.
@@ -186,7 +192,7 @@ impl Index {
 
     /// What is known of an entry.
     pub(super) fn find(&self, key: &Key) -> Option<Known> {
-        let hash = self.hasher.hash_one((key.instance.0, key.kind as u8, key.digest));
+        let hash = hash_of(&self.hasher, key);
         let slot = *self.table.find(hash, |slot| self.entry(*slot).is(key))?;
         Some(Known { slot: Slot(slot), checked: self.entry(slot).flags & CHECKED != 0 })
     }
@@ -226,18 +232,13 @@ impl Index {
 
     /// Takes in an entry whose last use was at `stamp`, or renews one.
     fn insert_at(&mut self, key: &Key, size_bytes: u64, checked: bool, stamp: u64) -> Slot {
-        let hash = self.hasher.hash_one((key.instance.0, key.kind as u8, key.digest));
+        let hash = hash_of(&self.hasher, key);
         let slot = match self.table.find(hash, |slot| self.entry(*slot).is(key)) {
             Some(slot) => *slot,
             None => {
                 let slot = self.place(Entry::new(key));
                 let Self { table, entries, hasher, .. } = self;
-                table.insert_unique(hash, slot, |slot| {
-                    let entry = &entries[*slot as usize / CHUNK_LEN][*slot as usize % CHUNK_LEN];
-                    entry.key().map_or(0, |key| {
-                        hasher.hash_one((key.instance.0, key.kind as u8, key.digest))
-                    })
-                });
+                table.insert_unique(hash, slot, |slot| hash_at(entries, hasher, *slot));
                 self.order.push(Reverse((stamp, slot)));
                 self.counts[key.kind as usize] += 1;
                 slot
@@ -267,10 +268,32 @@ impl Index {
         self.insert_at(key, size_bytes, checked, stamp)
     }
 
-    /// Takes in an entry that a snapshot knows, as the one used last so far and still unchecked.
-    pub(super) fn remember(&mut self, key: &Key, size_bytes: u64) {
-        let slot = self.insert(key, size_bytes, false);
-        self.entry_mut(slot.0).flags = 0;
+    /// Makes ready for a snapshot of so many entries and bytes, which count as taken from now on. Whatever
+    /// is used before the last of them was taken in is newer than all of them.
+    pub(super) fn expect(&mut self, entries: u64, charged_bytes: u64) {
+        self.clock += entries;
+        self.expected_bytes = charged_bytes;
+        // So that nobody waits for the tables to grow.
+        let count = usize::try_from(entries).unwrap_or(usize::MAX);
+        let Self { table, entries, hasher, order, .. } = self;
+        table.reserve(count, |slot| hash_at(entries, hasher, *slot));
+        order.reserve(count);
+    }
+
+    /// Takes in an entry that a snapshot knows, unchecked, as used after those taken in before it. What is
+    /// known of it by now is better.
+    pub(super) fn remember(&mut self, key: &Key, charged_bytes: u64) {
+        self.expected_bytes = self.expected_bytes.saturating_sub(charged_bytes);
+        self.remembered += 1;
+        if self.find(key).is_none() {
+            let slot = self.insert_at(key, charged_bytes, false, self.remembered);
+            self.entry_mut(slot.0).flags = 0;
+        }
+    }
+
+    /// Expects no more entries: the snapshot was read, or cannot be.
+    pub(super) fn expect_no_more(&mut self) {
+        self.expected_bytes = 0;
     }
 
     /// The moment between what was remembered and what is used from now on.
@@ -379,7 +402,7 @@ impl Index {
 
     /// Takes an entry out of the table and the books.
     fn unlink(&mut self, slot: u32, key: &Key) {
-        let hash = self.hasher.hash_one((key.instance.0, key.kind as u8, key.digest));
+        let hash = hash_of(&self.hasher, key);
         if let Ok(found) = self.table.find_entry(hash, |other| *other == slot) {
             found.remove();
         }
@@ -409,6 +432,15 @@ impl Index {
     fn entry_mut(&mut self, slot: u32) -> &mut Entry {
         &mut self.entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN]
     }
+}
+
+fn hash_of(hasher: &RandomState, key: &Key) -> u64 {
+    hasher.hash_one((key.instance.0, key.kind as u8, key.digest))
+}
+
+fn hash_at(entries: &[Box<[Entry]>], hasher: &RandomState, slot: u32) -> u64 {
+    let entry = &entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN];
+    entry.key().map_or(0, |key| hash_of(hasher, &key))
 }
 
 #[cfg(test)]

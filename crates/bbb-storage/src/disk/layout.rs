@@ -5,7 +5,7 @@
 //! cas/<instance>/<function>/<xx>/<hash>-<size>      blobs, mode 0444
 //! cas/<instance>/<function>/<xx>/<hash>-<size>.x    copies that may be executed, mode 0555
 //! ac/<instance>/<function>/<xx>/<hash>-<size>       results, by the digest of the action
-//! tmp/  trash/  scratch/
+//! tmp/  trash/  scratch/  queue/
 //! ```
 
 use std::{
@@ -89,6 +89,10 @@ impl Layout {
 
     pub(super) fn scratch(&self) -> PathBuf {
         self.root.join("scratch")
+    }
+
+    pub(super) fn queue(&self) -> PathBuf {
+        self.root.join("queue")
     }
 
     pub(super) fn tmp(&self) -> PathBuf {

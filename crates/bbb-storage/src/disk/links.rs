@@ -126,6 +126,8 @@ impl LocalFile for Linkable {
             let what = format!("linking {} to {}", path.display(), to.display());
             Error::unavailable(what, error)
         };
+        let mut last = io::Error::from(io::ErrorKind::TooManyLinks);
+        let mut was_replaced = false;
         for _ in 0..ATTEMPTS {
             match fs::symlink_metadata(&path) {
                 Ok(metadata) if self.disk.is_expected(&self.key, &metadata) => {}
@@ -136,15 +138,24 @@ impl LocalFile for Linkable {
                     }
                 }
             }
-            match fs::hard_link(&path, to) {
+            let linked = {
+                let _gate = was_replaced.then(|| self.disk.gate(self.key.digest));
+                fs::hard_link(&path, to)
+            };
+            match linked {
                 Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                     self.disk.renew(&self.key).map_err(failed)?;
                 }
+                // Another put of the same has replaced the file while the kernel was at it: once more
+                // while none can.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    (last, was_replaced) = (error, true);
+                }
                 Err(error) => return Err(failed(error)),
             }
         }
-        Err(failed(io::ErrorKind::TooManyLinks.into()))
+        Err(failed(last))
     }
 }
 

@@ -14,9 +14,11 @@
 
 mod blobs;
 mod file;
+mod growing;
 mod index;
 mod layout;
 mod links;
+mod load;
 mod read;
 mod results;
 mod room;
@@ -44,18 +46,24 @@ use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit},
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
     task,
 };
 
 use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
-pub(crate) use view::is_empty_blob;
+use load::{LastSession, Loading};
+use snapshot::Snapshot;
 use view::{Segments, View};
 
+pub(crate) use file::open as open_stored;
+pub(crate) use growing::Spool;
+pub(crate) use results::{decode as decode_result, encode as encode_result};
 pub use room::Reservation;
 pub use state::OpenError;
+pub(crate) use state::write_durably;
+pub(crate) use view::is_empty_blob;
 
 /// What a disk tier is set up with.
 #[derive(Clone, Debug)]
@@ -95,6 +103,8 @@ pub struct Disk {
     segments: Segments,
     /// Whether the index knows all that lies in the folder. Until then a miss is looked up in the folder.
     complete: AtomicBool,
+    /// How far the snapshot of the last session is taken in.
+    loading: watch::Sender<Loading>,
     closed: AtomicBool,
     /// What orders changes of one path and of its entry: held for one system call or two, and only by
     /// those who change the same 256th of all paths.
@@ -168,26 +178,40 @@ impl Weighter<(InstanceId, Digest), Arc<ActionResult>> for ResultWeight {
 }
 
 impl Disk {
-    /// Opens the folder and starts what runs behind, as tasks of `group`. Blocks, for a second or so per
-    /// million entries; needs a runtime around it.
+    /// Opens the folder and starts what runs behind, as tasks of `group`. Blocks for some milliseconds,
+    /// however many entries there are: the index is read behind, and until it is, what is asked for is looked
+    /// up in the folder. Needs a runtime around it.
     ///
     /// # Errors
     /// If the folder is another's, of another version, in use by another node, or cannot be read.
     pub fn open(settings: DiskSettings, group: &TaskGroup) -> Result<Arc<Self>, OpenError> {
+        let (disk, last) = Self::open_still(settings)?;
+        let stop = group.stop();
+        group.spawn("evict", Arc::clone(&disk).evict_behind(stop.clone()));
+        group.spawn("snapshot", Arc::clone(&disk).snapshot_at_intervals(stop.clone()));
+        group.spawn("look around", Arc::clone(&disk).look_around(last, stop));
+        Ok(disk)
+    }
+
+    /// Opens the folder and starts nothing.
+    fn open_still(settings: DiskSettings) -> Result<(Arc<Self>, LastSession), OpenError> {
         let folder = state::Folder::open(&settings.dir)?;
-        let segments = Segments::default();
         let mut index = Index::new(settings.limit_bytes);
-        let remembered = snapshot::load(&folder.layout.snapshot(), &mut index, &segments);
-        let is_complete = remembered && folder.was_clean;
+        let snapshot = Snapshot::find(&folder.layout.snapshot());
+        if let Some(snapshot) = &snapshot {
+            index.expect(snapshot.entries, snapshot.charged_bytes);
+        }
         let opened_at = index.opened();
+        let last = LastSession { snapshot, was_clean: folder.was_clean, opened_at };
         let memory_bytes = settings.memory_bytes;
         let disk = Arc::new(Self {
             layout: folder.layout,
             settings,
             mtime: folder.mtime,
             index: Mutex::new(index),
-            segments,
-            complete: AtomicBool::new(is_complete),
+            segments: Segments::default(),
+            complete: AtomicBool::new(false),
+            loading: watch::Sender::new(Loading::Running),
             closed: AtomicBool::new(false),
             gates: [const { Mutex::new(()) }; GATES],
             turns: [const { tokio::sync::Mutex::const_new(()) }; GATES],
@@ -199,14 +223,9 @@ impl Disk {
             counters: Counters::default(),
             _lock: folder.lock,
         });
-        let stats = disk.stats();
-        tracing::info!(dir = %disk.layout.root().display(), blobs = stats.blobs, results = stats.results,
-            taken_bytes = stats.taken_bytes, is_complete, "opened the disk store");
-        let stop = group.stop();
-        group.spawn("evict", Arc::clone(&disk).evict_behind(stop.clone()));
-        group.spawn("snapshot", Arc::clone(&disk).snapshot_at_intervals(stop.clone()));
-        group.spawn("scan", Arc::clone(&disk).scan_and_scrub(opened_at, stop));
-        Ok(disk)
+        tracing::info!(dir = %disk.layout.root().display(), taken_bytes = disk.stats().taken_bytes,
+            was_clean = last.was_clean, "opened the disk store");
+        Ok((disk, last))
     }
 
     /// The blobs of an instance.
@@ -228,6 +247,11 @@ impl Disk {
     /// empty when the store was opened. Account for what lies there by [`Self::reserve`].
     pub fn scratch(&self) -> PathBuf {
         self.layout.scratch()
+    }
+
+    /// The folder for what waits to be written to a store that is not local. Nothing in it is ever evicted.
+    pub(crate) fn queue_dir(&self) -> PathBuf {
+        self.layout.queue()
     }
 
     /// The folder of the store.
@@ -263,7 +287,9 @@ impl Disk {
         let disk = Arc::clone(self);
         blocking("closing the store", move || {
             let whole = disk.is_complete();
-            disk.write_snapshot()
+            // A part of the index would take the place of all that the last session knew.
+            let written = if disk.is_loaded() { disk.write_snapshot() } else { Ok(()) };
+            written
                 .and_then(|()| state::mark_clean(&disk.layout, disk.mtime, whole))
                 .map_err(|error| Error::unavailable("closing the store", error))
         })

@@ -112,7 +112,8 @@ impl Disk {
     }
 }
 
-fn encode(segment: &str, action: Digest, result: &ActionResult) -> Vec<u8> {
+/// The file of a result that belongs to `segment`.
+pub(crate) fn encode(segment: &str, action: Digest, result: &ActionResult) -> Vec<u8> {
     let start = MAGIC.len() + CHECKSUM_LEN;
     let mut bytes = Vec::with_capacity(start + result.encoded_len());
     bytes.extend_from_slice(MAGIC);
@@ -125,7 +126,7 @@ fn encode(segment: &str, action: Digest, result: &ActionResult) -> Vec<u8> {
 }
 
 /// The result that a file holds; nothing if it is damaged, or that of something else.
-fn decode(segment: &str, action: Digest, bytes: &[u8]) -> Option<ActionResult> {
+pub(crate) fn decode(segment: &str, action: Digest, bytes: &[u8]) -> Option<ActionResult> {
     let (found, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(CHECKSUM_LEN)?;
     match checksum(segment, action, payload).as_bytes() == found {
         true => ActionResult::decode(payload).ok(),

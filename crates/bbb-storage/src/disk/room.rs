@@ -41,6 +41,11 @@ impl Reservation {
         Ok(())
     }
 
+    /// Takes over what another has taken.
+    pub(super) fn absorb(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// The bytes taken.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -71,7 +76,7 @@ impl Disk {
     }
 
     /// Takes room for a file of so many bytes.
-    pub(super) async fn reserve_file(self: &Arc<Self>, size_bytes: u64) -> Result<Reservation> {
+    pub(crate) async fn reserve_file(self: &Arc<Self>, size_bytes: u64) -> Result<Reservation> {
         self.reserve(charge(size_bytes)).await
     }
 
@@ -110,10 +115,12 @@ impl Disk {
     }
 
     /// Evicts until no more than `target_bytes` are taken, or all that is left is in use. One at a time,
-    /// so that nobody mistakes room that is about to be free for room that is not there.
+    /// so that nobody mistakes room that is about to be free for room that is not there. Waits for the
+    /// snapshot: what it knows to be old must go before what was used since.
     ///
     /// Returns how many bytes were freed, or would have been had they not been free by now.
     async fn evict(self: &Arc<Self>, target_bytes: u64) -> Result<u64> {
+        self.loaded().await?;
         let _turn = self.eviction.lock().await;
         let taken = self.index().taken_bytes();
         if taken <= target_bytes {
@@ -170,6 +177,9 @@ impl Disk {
 
     /// Keeps some room free ahead of those who need it, until it is asked to stop.
     pub(super) async fn evict_behind(self: Arc<Self>, stop: Stop) {
+        if self.loaded().await.is_err() {
+            return;
+        }
         loop {
             tokio::select! {
                 () = stop.requested() => return,

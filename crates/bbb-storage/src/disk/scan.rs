@@ -1,5 +1,5 @@
-//! The walk through the folder after the store was opened: it finds what no snapshot knows, glances at
-//! what one does, and forgets what is gone. The store serves meanwhile.
+//! The walk through the folder after the store was opened and its snapshot read: it finds what no snapshot
+//! knows, glances at what one does, and forgets what is gone. The store serves meanwhile.
 
 use std::{fs, io, path::Path, path::PathBuf, sync::Arc};
 
@@ -12,6 +12,7 @@ use super::{
     Disk, blocking,
     index::Key,
     layout::{ENTRY_FOLDERS, parse_name},
+    load::LastSession,
     state,
     view::is_absent,
 };
@@ -20,8 +21,12 @@ use super::{
 const SLOTS_AT_ONCE: u32 = 2048;
 
 impl Disk {
-    /// Walks through the folder, then keeps looking for damage until it is asked to stop.
-    pub(super) async fn scan_and_scrub(self: Arc<Self>, opened_at: u64, stop: Stop) {
+    /// Reads the snapshot, walks through the folder, then keeps looking for damage until it is asked to stop.
+    pub(super) async fn look_around(self: Arc<Self>, last: LastSession, stop: Stop) {
+        let LastSession { snapshot, was_clean, opened_at } = last;
+        if !self.load(snapshot, was_clean, &stop).await {
+            return;
+        }
         let disk = Arc::clone(&self);
         let emptied = blocking("emptying the trash", move || {
             state::empty_trash(&disk.layout)

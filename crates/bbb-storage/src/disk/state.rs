@@ -166,7 +166,7 @@ impl State {
 }
 
 /// Replaces a small file so that it is either the old or the new one, whatever happens.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;

@@ -98,6 +98,8 @@ impl View {
     /// Finds an entry whose file is as expected, and counts it as used. What is not checked yet is now,
     /// and as long as not everything in the folder is known, a miss is looked up there.
     pub(super) async fn find(&self, kind: Kind, digest: Digest) -> Result<Option<Key>> {
+        // Asked first: what is taken in after the look at the index would be missed.
+        let is_complete = self.disk.is_complete();
         if let Some(key) = self.key(kind, digest) {
             let known = self.disk.index().use_entry(&key);
             match known {
@@ -106,7 +108,7 @@ impl View {
                 None => {}
             }
         }
-        if self.disk.is_complete() {
+        if is_complete {
             return Ok(None);
         }
         let path = self.disk.layout.entry(&self.segment, kind, digest);

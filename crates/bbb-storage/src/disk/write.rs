@@ -78,7 +78,17 @@ impl Disk {
         if size_bytes as u64 != digest.size_bytes() {
             return Err(Error::Mismatch { expected: digest, found: format!("{size_bytes} bytes") });
         }
-        let pieces: Arc<[Bytes]> = pieces.into();
+        self.store_pieces(key, pieces.into(), check_hash).await
+    }
+
+    /// Stores what is in memory, once `check` has said that it is right.
+    pub(super) async fn store_pieces(
+        self: &Arc<Self>,
+        key: Key,
+        pieces: Arc<[Bytes]>,
+        check: fn(Digest, &[Bytes]) -> Result<()>,
+    ) -> Result<()> {
+        let digest = key.digest;
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -86,7 +96,7 @@ impl Disk {
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
             let written = blocking("writing a blob", move || {
-                check_hash(digest, &pieces)?;
+                check(digest, &pieces)?;
                 Ok(disk.write_pieces(&key, &pieces, reservation))
             });
             match written.await? {
@@ -190,7 +200,8 @@ impl Disk {
         self.finish(key, upload).await
     }
 
-    async fn append(
+    /// Writes behind what an upload has; takes the room that it has not taken yet.
+    pub(super) async fn append(
         self: &Arc<Self>,
         key: Key,
         upload: Option<Upload>,
@@ -198,10 +209,11 @@ impl Disk {
     ) -> Result<Upload> {
         let mut upload = match upload {
             Some(upload) => upload,
-            None => Upload::begin(self, key.digest).await?,
+            None => Upload::begin(self, key.digest, 0).await?,
         };
-        let size_bytes = pieces.iter().map(|piece| piece.len() as u64).sum();
-        upload.reservation.grow(size_bytes).await?;
+        let len_bytes: u64 = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let wanted = upload.hasher.size_bytes() + len_bytes;
+        upload.reservation.grow(wanted.saturating_sub(upload.reservation.bytes())).await?;
         let pieces: Arc<[Bytes]> = pieces.into();
         let mut attempts = 0;
         loop {
@@ -220,7 +232,8 @@ impl Disk {
         }
     }
 
-    async fn finish(self: &Arc<Self>, key: Key, upload: Upload) -> Result<()> {
+    /// Puts an upload in its place if it is what it was announced to be.
+    pub(super) async fn finish(self: &Arc<Self>, key: Key, upload: Upload) -> Result<()> {
         let disk = Arc::clone(self);
         let Upload { file, temporary, hasher, mut reservation, .. } = upload;
         let rest = charge(key.digest.size_bytes()).saturating_sub(reservation.bytes());
@@ -316,21 +329,27 @@ impl Disk {
 }
 
 /// A blob that is too large to be gathered in memory, on its way into a temporary file.
-struct Upload {
+pub(super) struct Upload {
     file: fs::File,
-    temporary: Temporary,
+    pub(super) temporary: Temporary,
     hasher: Hasher,
     reservation: Reservation,
 }
 
 impl Upload {
-    async fn begin(disk: &Arc<Disk>, digest: Digest) -> Result<Self> {
+    /// Begins one that has `room_bytes` from the start, in the store and in the file system.
+    pub(super) async fn begin(disk: &Arc<Disk>, digest: Digest, room_bytes: u64) -> Result<Self> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let reservation = disk.reserve(0).await?;
+            let reservation = disk.reserve(room_bytes).await?;
             let creator = Arc::clone(disk);
-            let created = blocking("writing a blob", move || Ok(Temporary::create(&creator)));
+            let created = blocking("writing a blob", move || {
+                Ok(Temporary::create(&creator).and_then(|(file, temporary)| {
+                    file::allocate(&file, room_bytes)?;
+                    Ok((file, temporary))
+                }))
+            });
             match created.await? {
                 Ok((file, temporary)) => {
                     let hasher = Hasher::new(digest.function(), digest.size_bytes());

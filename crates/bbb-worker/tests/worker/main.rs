@@ -11,5 +11,6 @@ mod figures;
 mod hostile;
 mod inputs;
 mod outputs;
+mod renewal;
 mod rig;
 mod slots;

@@ -233,6 +233,8 @@ impl Rig {
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));
         // The small trees of tests stand below overlays too, as those of most actions do.
         settings.copied_files = 0;
+        // So that a test sees when a folder is done with; tests of these spare folders ask for some.
+        settings.spare_folders = 0;
         change(&mut settings);
         let local = Local::new(settings, instances, sandbox, &tasks)?;
         let links = Arc::clone(&disk);

@@ -1,13 +1,12 @@
 //! Flags whose feature comes with a later release: what is said of them when they are given.
 //!
-//! Where ignoring a flag would be unsafe (a key that seals nothing, a bucket that keeps nothing) the
-//! command line is refused; elsewhere it is a warning.
+//! Where ignoring a flag would be unsafe (a key that seals nothing) the command line is refused; elsewhere
+//! it is a warning.
 
 use super::raw::Flags;
 use super::refusal::Refusal;
 
 const CLUSTERS: &str = "clusters come";
-const BUCKETS: &str = "buckets come";
 const TLS: &str = "TLS for clients comes";
 const ASSETS: &str = "the Remote Asset API comes";
 
@@ -15,7 +14,6 @@ const ASSETS: &str = "the Remote Asset API comes";
 /// When a flag is given that its user must be able to rely on.
 pub(crate) fn refuse_unsafe(flags: &Flags) -> Result<(), Refusal> {
     let unsafe_flags = [
-        ("bucket", flags.bucket.is_some(), BUCKETS),
         ("secret_key", flags.secret_key.is_some(), CLUSTERS),
         ("secret_key_file", flags.secret_key_file.is_some(), CLUSTERS),
         ("tls_cert", flags.tls_cert.is_some(), TLS),
@@ -38,8 +36,7 @@ pub(crate) fn warnings(flags: &Flags, autojoin_udp: bool) -> Vec<String> {
         ("advertise_port", flags.advertise_port.is_some(), CLUSTERS),
         ("autojoin_udp", autojoin_udp, CLUSTERS),
         ("join", flags.join.is_some(), CLUSTERS),
-        ("compress", flags.compress.is_some(), BUCKETS),
-        ("expire_after", flags.expire_after.is_some(), BUCKETS),
+        ("autojoin_s3", flags.autojoin_s3.is_some(), CLUSTERS),
         ("fetch_allow", !flags.fetch_allow.is_empty(), ASSETS),
         ("fetch_only", !flags.fetch_only.is_empty(), ASSETS),
     ];

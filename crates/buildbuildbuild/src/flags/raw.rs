@@ -110,6 +110,11 @@ pub struct Flags {
     /// Blobs, results and logs untouched for this long leave the bucket [default: none, keep]
     #[arg(long, value_name = "DURATION", help_heading = OURS)]
     pub expire_after: Option<String>,
+    /// Acknowledge uploads once they are on the local disk, and take them to the bucket behind [default:
+    /// false]
+    #[arg(long, value_name = "BOOL", help_heading = OURS,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub write_back: Option<String>,
     /// What this worker offers, repeatable; an empty value takes a default away [default: OSFamily
     /// and Arch of the host]
     #[arg(long, value_name = "NAME=VALUE", help_heading = OURS)]

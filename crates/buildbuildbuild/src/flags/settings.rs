@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::bucket::{self, BucketFlags};
 use super::defaults::{self, Machine};
 use super::raw::Flags;
 use super::refusal::Refusal;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients may write action results.
     pub client_results: bool,
+    /// Where blobs and results are kept for good; none keeps them in the local store alone.
+    pub bucket: Option<BucketFlags>,
     /// Which exec roots are kept.
     pub keep_exec_root: KeepExecRoot,
     /// Directives for the filter of logs: `info`, or `warn,bbb_storage=debug`.
@@ -125,7 +128,7 @@ impl Settings {
         let mut notes = Vec::new();
         let host = listen_host(flags.listen.as_deref(), machine, &mut notes)?;
         let port = parse_port("port", flags.port.as_deref().unwrap_or("1234"), 0)?;
-        check_store_flags(flags)?;
+        check_fetch_flags(flags)?;
         let sandbox =
             parse_choice("sandbox", flags.sandbox.as_deref(), &SANDBOXES, SandboxChoice::Auto)?;
         let sandbox_network =
@@ -170,6 +173,7 @@ impl Settings {
                 true,
             )?,
             client_results: parse_flag("client_results", flags.client_results.as_deref(), true)?,
+            bucket: bucket::resolve(flags)?,
             keep_exec_root: parse_choice(
                 "no_cleanup_execroot",
                 flags.no_cleanup_execroot.as_deref(),
@@ -299,33 +303,8 @@ fn check_cluster_flags(flags: &Flags, machine: &Machine) -> Result<bool, Refusal
     Ok(true)
 }
 
-/// Checks the flags of buckets and assets.
-fn check_store_flags(flags: &Flags) -> Result<(), Refusal> {
-    parse_flag("compress", flags.compress.as_deref(), true)?;
-    parse_flag("virtual_hosted_style", flags.virtual_hosted_style.as_deref(), false)?;
-    if let Some(after) = flags.expire_after.as_deref() {
-        parse_timeout("expire_after", Some(after), HOUR, false)?;
-    }
-    if let Some(endpoint) = flags.endpoint.as_deref() {
-        let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
-        if rest.is_none_or(str::is_empty) {
-            return Err(Refusal::value(
-                "endpoint",
-                endpoint,
-                "use a URL, like https://s3.example.org",
-            ));
-        }
-    }
-    let empty = [
-        ("bucket", &flags.bucket, "use a name, s3://name/prefix or file:///dir"),
-        ("region", &flags.region, "use a region, like us-east-1"),
-        ("autojoin_s3", &flags.autojoin_s3, "use a key, like members"),
-    ];
-    for (flag, value, right) in empty {
-        if value.as_deref().is_some_and(|value| value.trim().is_empty()) {
-            return Err(Refusal::value(flag, "", right));
-        }
-    }
+/// Checks the flags of assets.
+fn check_fetch_flags(flags: &Flags) -> Result<(), Refusal> {
     for (flag, hosts) in [("fetch_allow", &flags.fetch_allow), ("fetch_only", &flags.fetch_only)] {
         for host in hosts {
             if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -338,15 +317,6 @@ fn check_store_flags(flags: &Flags) -> Result<(), Refusal> {
 
 fn check_contradictions(flags: &Flags, settings: &Settings) -> Result<(), Refusal> {
     let refuse = |what: &str| Err(Refusal::Contradiction(what.to_owned()));
-    let of_buckets = [
-        ("endpoint", flags.endpoint.is_some()),
-        ("region", flags.region.is_some()),
-        ("virtual_hosted_style", flags.virtual_hosted_style.is_some()),
-        ("autojoin_s3", flags.autojoin_s3.is_some()),
-    ];
-    if let Some((flag, _)) = of_buckets.iter().find(|(_, given)| *given && flags.bucket.is_none()) {
-        return refuse(&format!("--{flag} needs --bucket: give both or neither"));
-    }
     if flags.secret_key.is_some() && flags.secret_key_file.is_some() {
         return refuse("--secret_key and --secret_key_file are both given: give one");
     }

@@ -237,9 +237,10 @@ fn what_is_wrong_is_said_in_one_line() {
         // Contradictions.
         ("--endpoint=https://s3.example.org", "--endpoint needs --bucket"),
         ("--autojoin_s3=members", "--autojoin_s3 needs --bucket"),
+        ("--expire_after=30d", "--expire_after needs --bucket"),
+        ("--write_back", "--write_back needs --bucket"),
         ("--tls_cert=a", "--tls_cert and --tls_key belong together"),
         // What may not be ignored.
-        ("--bucket=b", "--bucket would do nothing: buckets come with a later release"),
         ("--secret_key=topsecret", "--secret_key would do nothing: clusters come"),
         ("--secret_key_file=/k", "--secret_key_file would do nothing"),
     ];
@@ -248,7 +249,10 @@ fn what_is_wrong_is_said_in_one_line() {
         assert!(told.contains(expected), "{flag}\n  gave: {told}\n  not:  {expected}");
         assert!(!told.contains("topsecret"), "{told}");
     }
-    let table: [(&[&str], &str); 6] = [
+    let table: [(&[&str], &str); 9] = [
+        (&["--bucket="], "--bucket=: '' names no bucket; write name, s3://name/prefix or"),
+        (&["--bucket=ab"], "--bucket=ab: 'ab' is no bucket name"),
+        (&["--bucket=abc", "--expire_after=5s"], "--expire_after=5s: use at least 1m"),
         (&["--port=1", "-port=2"], "--port is given more than once"),
         (&["--join", "--compress"], "--join needs a value: --join=HOST:PORT,..."),
         (
@@ -277,8 +281,6 @@ fn what_is_not_there_yet_is_said() {
         "--advertise_port=1",
         "--autojoin_udp={{ GetPrivateInterfaces | attr `broadcast` }}:9876",
         "--join=a:1,[::1]:2",
-        "--compress=false",
-        "--expire_after=30d",
         "--fetch_allow=10.0.0.0/8",
         "--fetch_only=example.org",
     ] {
@@ -293,6 +295,35 @@ fn what_is_not_there_yet_is_said() {
 }
 
 #[test]
+fn a_bucket_is_what_its_flags_say() {
+    let plain = settings(&["--bucket=builds"]).bucket.unwrap();
+    assert_eq!(
+        (plain.location.to_string().as_str(), plain.region.as_str()),
+        ("s3://builds", "us-east-1")
+    );
+    assert!(plain.compress && !plain.write_back && !plain.virtual_hosted_style);
+    assert_eq!((plain.endpoint, plain.expire_after), (None, None));
+    let all = settings(&[
+        "--bucket=s3://builds/ci",
+        "--region=eu-central-1",
+        "--endpoint=https://s3.example.org",
+        "--virtual_hosted_style",
+        "--compress=false",
+        "--expire_after=30d",
+        "--write_back",
+    ]);
+    let all = all.bucket.unwrap();
+    assert_eq!(
+        (all.location.to_string().as_str(), all.region.as_str()),
+        ("s3://builds/ci", "eu-central-1")
+    );
+    assert_eq!(all.endpoint.as_deref(), Some("https://s3.example.org"));
+    assert!(!all.compress && all.write_back && all.virtual_hosted_style);
+    assert_eq!(all.expire_after, Some(Duration::from_secs(30 * 24 * 3600)));
+    assert!(settings(&["--compress=false"]).bucket.is_none());
+}
+
+#[test]
 fn a_machine_without_a_home_needs_a_cache_folder() {
     let homeless = Machine { cache_dir: None, ..machine() };
     let told = Settings::resolve(&Flags::default(), &homeless).unwrap_err().to_string();
@@ -303,7 +334,7 @@ fn a_machine_without_a_home_needs_a_cache_folder() {
 const DOCUMENTED: &str = "listen port required_header cluster_name node_name bind_host bind_port \
     advertise_host advertise_port autojoin_s3 autojoin_udp join secret_key secret_key_file bucket region \
     cache_dir worker_slots download_concurrency compress no_cleanup_execroot loglevel | endpoint \
-    virtual_hosted_style cache_size memory expire_after platform sandbox sandbox_network action_timeout \
+    virtual_hosted_style cache_size memory expire_after write_back platform sandbox sandbox_network action_timeout \
     drain_timeout tls_cert tls_key tls_client_ca client_results fetch_allow fetch_only log_format";
 
 #[test]

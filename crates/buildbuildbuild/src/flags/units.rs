@@ -96,3 +96,16 @@ pub fn format_bytes(bytes: u64) -> String {
     }
     format!("{bytes} bytes")
 }
+
+/// A duration as it is written on a command line: `30d`, `1h30m`, `0s`; what is below a second is left out.
+pub fn format_duration(duration: Duration) -> String {
+    let mut rest = duration.as_secs();
+    let mut text = String::new();
+    for (unit, seconds) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+        if rest >= seconds {
+            text += &format!("{}{unit}", rest / seconds);
+            rest %= seconds;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}

@@ -163,10 +163,11 @@ fn what_the_walk_finds_is_older_than_what_was_used_and_newer_than_what_is_rememb
     };
     let mut index = Index::new(1 << 30);
     let remembered = key(Kind::Blob, b"remembered");
-    index.remember(&remembered, 1);
+    index.expect(1, 4096);
     let opened_at = index.opened();
     let used = key(Kind::Result, b"used");
     index.insert(&used, 1, true);
+    index.remember(&remembered, 1);
     let (blob, result) = (key(Kind::Blob, b"found"), key(Kind::Result, b"found"));
     index.adopt(&blob, 1, true, opened_at);
     index.adopt(&result, 1, true, opened_at);
@@ -174,6 +175,30 @@ fn what_the_walk_finds_is_older_than_what_was_used_and_newer_than_what_is_rememb
         let now = index.now();
         assert_eq!(index.take_victim(now).map(|(key, _)| key), Some(expected));
     }
+}
+
+#[test]
+fn what_is_expected_counts_until_it_is_taken_in_or_given_up() {
+    let key = |text: &[u8]| Key {
+        instance: InstanceId(0),
+        kind: Kind::Blob,
+        digest: Digest::of(Function::Sha256, text),
+    };
+    let mut index = Index::new(10 * BLOCK_BYTES);
+    index.expect(3, 9 * BLOCK_BYTES);
+    let _ = index.opened();
+    assert!(!index.reserve(2 * BLOCK_BYTES), "the limit holds before anything was taken in");
+    index.insert(&key(b"a"), 1, true);
+    index.remember(&key(b"a"), BLOCK_BYTES);
+    index.remember(&key(b"b"), 2 * BLOCK_BYTES);
+    assert_eq!(index.taken_bytes(), (1 + 2 + 6) * BLOCK_BYTES);
+    assert!(index.find(&key(b"a")).unwrap().checked, "what was stored since is known better");
+    assert!(!index.find(&key(b"b")).unwrap().checked);
+    let now = index.now();
+    assert_eq!(index.take_victim(now), Some((key(b"b"), 2 * BLOCK_BYTES)), "a was used since");
+    index.release(2 * BLOCK_BYTES);
+    index.expect_no_more();
+    assert_eq!(index.taken_bytes(), BLOCK_BYTES);
 }
 
 /// Not a promise of the allocator's, but the sum of what the index itself asks for.

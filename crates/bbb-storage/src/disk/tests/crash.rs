@@ -22,8 +22,9 @@ async fn everything_is_there_again_after_a_clean_stop() {
     store.close().await;
 
     let store = Store::open(dir.path(), 1 << 30);
+    assert_eq!(store.disk.stats().taken_bytes, before.taken_bytes, "it counts from the start");
+    store.until_complete().await;
     let after = store.disk.stats();
-    assert!(after.is_complete, "a clean stop leaves nothing to be looked for");
     assert_eq!(
         (after.taken_bytes, after.blobs, after.results),
         (before.taken_bytes, before.blobs, 1)
@@ -67,6 +68,68 @@ async fn without_a_snapshot_it_serves_before_it_has_looked_around() {
     store.until_complete().await;
     let stats = store.disk.stats();
     assert_eq!((stats.blobs, stats.results, stats.damaged), (3, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_and_keeps_its_limit_before_the_snapshot_is_read() {
+    let (dir, settings) = (TempDir::new().unwrap(), |dir: &Path| DiskSettings::new(dir, 1 << 20));
+    let store = Store::open_with(settings(dir.path()));
+    let (old, new) = (store.put(100 << 10).await, store.put(400 << 10).await);
+    store.results().put(old, ActionResult::default()).await.unwrap();
+    // Else it does not know that there is nothing else, and writes that down.
+    until(|| store.disk.is_complete()).await;
+    store.close().await;
+
+    let (disk, last) = Disk::open_still(settings(dir.path())).unwrap();
+    let store = Store { disk, group: TaskGroup::new("still") };
+    let at_start = store.disk.stats();
+    assert_eq!((at_start.blobs, at_start.is_complete), (0, false));
+    assert_eq!(at_start.taken_bytes, index::charge(1) + (500 << 10));
+    assert!(store.reads(old).await);
+    assert!(store.results().get(old).await.unwrap().is_some());
+    assert!(!store.is_there(Digest::of(Function::Sha256, b"absent")).await);
+    // There is room for this only once something went, and what is old is not known yet.
+    let (cas, bytes) = (store.cas(), conformance::data(600 << 10));
+    let more = Digest::of(Function::Sha256, &bytes);
+    let mut put = std::pin::pin!(cas.put(more, bytes.into()));
+    assert!(futures::poll!(put.as_mut()).is_pending());
+    let small = store.put(100).await;
+    assert!(futures::poll!(put.as_mut()).is_pending());
+    assert!(store.disk.stats().taken_bytes <= 1 << 20);
+
+    let stop = store.group.stop();
+    assert!(store.disk.load(last.snapshot, last.was_clean, &stop).await);
+    assert!(store.disk.is_complete());
+    put.await.unwrap();
+    assert!(store.disk.stats().taken_bytes <= 1 << 20);
+    for digest in [old, more, small] {
+        assert!(store.is_there(digest).await);
+    }
+    assert!(!store.is_there(new).await, "used before all others");
+    store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_before_the_snapshot_is_read_loses_nothing_of_it() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let before = store.put(100).await;
+    store.close().await;
+    let snapshot = fs::read(dir.path().join("snapshot")).unwrap();
+
+    let (disk, last) = Disk::open_still(DiskSettings::new(dir.path(), 1 << 30)).unwrap();
+    let store = Store { disk, group: TaskGroup::new("still") };
+    let since = store.put(100_000).await;
+    store.group.shut_down(Duration::ZERO).await;
+    assert!(!store.disk.load(last.snapshot, last.was_clean, &store.group.stop()).await);
+    assert!(store.disk.loaded().await.is_err(), "nobody waits for ever");
+    store.close().await;
+    assert_eq!(fs::read(dir.path().join("snapshot")).unwrap(), snapshot);
+
+    let store = Store::open(dir.path(), 1 << 30);
+    store.until_complete().await;
+    assert_eq!(store.disk.stats().blobs, 2);
+    assert!(store.reads(before).await && store.reads(since).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,3 +117,35 @@ async fn a_file_that_changed_after_it_was_hashed_is_not_copied() {
     assert!(matches!(put, Err(Error::Mismatch { .. })), "{put:?}");
     assert!(!store.is_there(digest).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_put_anew_meanwhile_is_linked_all_the_same() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let digest = store.put(100).await;
+    let file = store.disk.local_files(&InstanceName::default()).pin(digest, false).await.unwrap();
+    // What puts that run at once do: each puts its own file in the same place.
+    let path = store.path(Kind::Blob, digest);
+    let replacing = task::spawn_blocking({
+        let (disk, path) = (Arc::clone(&store.disk), path.clone());
+        move || {
+            for at in 0..500 {
+                let copy = disk.scratch().join(format!("copy-{at}"));
+                fs::copy(&path, &copy).unwrap();
+                file::seal(&fs::File::open(&copy).unwrap(), Kind::Blob, disk.mtime).unwrap();
+                let _gate = disk.gate(digest);
+                fs::rename(&copy, &path).unwrap();
+            }
+        }
+    });
+    let linking = task::spawn_blocking({
+        let disk = Arc::clone(&store.disk);
+        move || {
+            for at in 0..500 {
+                file.link(&disk.scratch().join(format!("link-{at}"))).unwrap();
+            }
+        }
+    });
+    linking.await.unwrap();
+    replacing.await.unwrap();
+}

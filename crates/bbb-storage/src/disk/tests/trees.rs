@@ -4,7 +4,7 @@ use bbb_reapi::proto::reapi;
 use prost::Message as _;
 
 use super::*;
-use crate::{Complete, TreeCache, Trees};
+use crate::{Complete, TreeCache, TreeError, Trees};
 
 /// One instance put together as a node does.
 struct House {
@@ -17,10 +17,14 @@ struct House {
 
 impl House {
     fn new(limit_bytes: u64) -> Self {
+        Self::with_trees(limit_bytes, 1 << 20)
+    }
+
+    fn with_trees(limit_bytes: u64, trees_bytes: u64) -> Self {
         let dir = TempDir::new().unwrap();
         let store = Store::open(dir.path(), limit_bytes);
         let cas = store.cas();
-        let cache = Arc::new(TreeCache::new(1 << 20));
+        let cache = Arc::new(TreeCache::new(trees_bytes));
         let trees = Arc::new(Trees::new(InstanceName::default(), Arc::clone(&cas), cache));
         let results = Complete::new(store.results(), Arc::clone(&cas), Arc::clone(&trees));
         Self { store, cas, trees, results, _dir: dir }
@@ -180,6 +184,53 @@ async fn a_tree_says_what_of_it_is_missing() {
     );
     let missing = house.trees.missing(root).await.unwrap();
     assert_eq!(sorted(missing), sorted(vec![absent_file, absent_directory]));
+}
+
+/// A tree of some directories with some files each, unlike those of other numbers.
+async fn wide_tree(house: &House, number: usize, directories: usize, files: usize) -> Digest {
+    let file = Digest::of(Function::Sha256, b"file");
+    let mut below = Vec::new();
+    for index in 0..directories {
+        let names: Vec<String> =
+            (0..files).map(|file| format!("{number:02}-{index:03}-{file:03}")).collect();
+        let files: Vec<_> = names.iter().map(|name| (name.as_str(), file)).collect();
+        below.push((format!("{index:03}"), house.message(&directory(&files, &[])).await));
+    }
+    let below: Vec<_> = below.iter().map(|(name, digest)| (name.as_str(), *digest)).collect();
+    house.message(&directory(&[], &below)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_takes_more_memory_than_trees_may_is_refused() {
+    let house = House::with_trees(1 << 30, 200 << 10);
+    let large = wide_tree(&house, 0, 10, 60).await;
+    let small = wide_tree(&house, 1, 10, 5).await;
+    for _ in 0..3 {
+        let walk = house.trees.walk(large).await;
+        assert!(matches!(walk, Err(TreeError::Storage(Error::Full { .. }))), "{walk:?}");
+        // Whatever it had taken is back.
+        assert_eq!(house.trees.walk(small).await.unwrap().directories.len(), 11);
+    }
+    // The claim alone, before anything is read.
+    let claim = Digest::from_raw(Function::Sha256, &[7; 32], 1 << 40).unwrap();
+    let walk = house.trees.walk(claim).await;
+    assert!(matches!(walk, Err(TreeError::Storage(Error::Full { .. }))), "{walk:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_trees_at_once_take_turns() {
+    // Each takes a good half of what there is for trees that are read.
+    let house = House::with_trees(1 << 30, 400 << 10);
+    let mut roots = Vec::new();
+    for number in 0..12 {
+        roots.push(wide_tree(&house, number, 20, 20).await);
+    }
+    let walks = roots.iter().map(|root| async {
+        let walk = house.trees.walk(*root).await.unwrap();
+        assert_eq!(walk.directories.len(), 21);
+        task::yield_now().await;
+    });
+    futures::future::join_all(walks).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
-//! Removal of a folder whatever an action left in it: directories that nobody may read, and such that are
-//! nested deeper than paths or recursion reach.
+//! Removal of a folder, or of all in it, whatever an action left there: directories that nobody may read, and
+//! such that are nested deeper than paths or recursion reach.
 //!
 //! Nothing outside of the folder is touched: every step goes from an open directory to a name in it, and
 //! symlinks are removed, never followed.
@@ -7,7 +7,10 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -19,29 +22,46 @@ use rustix::{
 /// How many nested directories are open at a time. What lies deeper is first moved up.
 const MAX_DEPTH: usize = 64;
 
-/// Removes a folder and all below it; blocks. It is no error if it is not there.
+/// Removes `path` and all below it, also what an action or an overlay made unreadable or nested without end. It is
+/// no error if it is not there. Blocks on the file system.
 ///
 /// # Errors
 /// If something cannot be removed; the rest is then left too.
-pub(crate) fn remove(folder: &Path) -> io::Result<()> {
-    let name = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(folder.as_os_str()))?;
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
     match rustix::fs::unlinkat(CWD, &name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let top = open_directory(CWD, &name)?;
+    remove_directory(CWD, &name)
+}
+
+/// Removes a directory and all below it; blocks.
+///
+/// # Errors
+/// If something cannot be removed; the rest is then left too.
+pub fn remove_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let top = open_directory(at, name)?;
+    clear(&top)?;
+    drop(top);
+    Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
+}
+
+/// Removes all below an open directory; blocks.
+///
+/// # Errors
+/// If something cannot be removed; the rest is then left too.
+pub fn clear(top: &OwnedFd) -> io::Result<()> {
     let mut moved = 0;
     // Each pass empties all but what it moved up, which the next one finds at the top.
     loop {
         let before = moved;
-        empty(&top, &mut moved)?;
+        empty(top, &mut moved)?;
         if moved == before {
-            break;
+            return Ok(());
         }
     }
-    drop(top);
-    Ok(rustix::fs::unlinkat(CWD, &name, AtFlags::REMOVEDIR)?)
 }
 
 /// A directory that is being emptied.
@@ -132,7 +152,10 @@ fn empty_of_files(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
 }
 
 /// Opens a directory, giving its owner all rights to it where needed.
-fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// If it is none, or cannot be opened.
+pub fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Without the right to write to or search a directory its entries cannot be removed either.
     let lacks_rights = |directory: &OwnedFd| {
@@ -171,7 +194,7 @@ mod tests {
             rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
             at = open_directory(at.as_fd(), &CString::new(name).unwrap()).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
     }
 
@@ -187,9 +210,9 @@ mod tests {
         for path in ["a/b", "a"] {
             fs::set_permissions(top.join(path), fs::Permissions::from_mode(0o000)).unwrap();
         }
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
         assert!(!top.exists());
         assert!(outside.join("file").exists());
-        remove(&top).unwrap();
+        remove_tree(&top).unwrap();
     }
 }

@@ -1,0 +1,59 @@
+//! The blobs of one instance as files of the near tier, brought there if they are not.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use bbb_digest::Digest;
+
+use crate::{Error, LocalFile, LocalFiles, Result, Wanted};
+
+use super::blobs::Blobs;
+
+/// How often a blob is brought near that is gone again before it could be pinned.
+const ATTEMPTS: usize = 4;
+
+pub(super) struct Files {
+    near: Arc<dyn LocalFiles>,
+    blobs: Blobs,
+}
+
+impl Files {
+    pub(super) fn new(near: Arc<dyn LocalFiles>, blobs: Blobs) -> Self {
+        Self { near, blobs }
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl LocalFiles for Files {
+    async fn pin(&self, digest: Digest, executable: bool) -> Result<Arc<dyn LocalFile>> {
+        let full = |what: &str| {
+            Err(Error::Full { size_bytes: digest.size_bytes(), what: what.to_owned() })
+        };
+        for attempt in 0..ATTEMPTS {
+            let landed = (attempt == 0).then(|| self.blobs.fetches.landed());
+            match self.near.pin(digest, executable).await {
+                Err(Error::Missing(_)) => {}
+                pinned => return pinned,
+            }
+            if let Some(reader) = self.blobs.begin(digest, Wanted::ALL, landed)
+                && !reader.ended().await?
+            {
+                return full("the near tier has none");
+            }
+        }
+        full("the near tier does not keep what is brought there")
+    }
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tiered({}, {})", self.near, self.blobs.far)
+    }
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
