@@ -101,6 +101,11 @@ impl Bucket {
         self.lifetime.as_ref().is_some_and(|lifetime| lifetime.is_aging(kind, meta))
     }
 
+    /// Whether an object may be promised as it is.
+    pub(super) fn is_fresh(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.lifetime.as_ref().is_none_or(|lifetime| lifetime.is_fresh(kind, meta))
+    }
+
     /// Notes that an object was read. Tells whether it counts as there.
     pub(super) fn used(&self, kind: Kind, id: Id, meta: &ObjectMeta) -> bool {
         let used = self.lifetime.as_ref().map_or(Used::Alive, |life| life.used(kind, meta));

@@ -7,7 +7,7 @@ use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use object_store::{
-    MultipartId, MultipartUpload, ObjectStoreExt as _, PutPayload,
+    MultipartId, MultipartUpload, ObjectMeta, ObjectStoreExt as _, PutPayload,
     multipart::{MultipartStore, PartId},
     path::Path,
 };
@@ -95,11 +95,13 @@ impl Upload {
         }
     }
 
-    /// Makes an object of `object_bytes` of the parts, in their order. When this returns it is durable.
+    /// Makes an object of `object_bytes` of the parts, in their order. When this returns it is durable. An object
+    /// that `is_new` may be the upload's, if the bucket's answer was lost.
     pub(super) async fn complete(
         mut self,
         parts: Vec<Option<PartId>>,
         object_bytes: u64,
+        is_new: impl Fn(&ObjectMeta) -> bool,
     ) -> Result<(), Failure> {
         match &mut self.open {
             Open::Parts(multipart, id) => {
@@ -109,7 +111,7 @@ impl Upload {
                         Ok(_) => Ok(()),
                         // Perhaps it was done, and the answer was lost: then the upload is gone.
                         Err(error) => match self.store.objects.store.head(&self.key).await {
-                            Ok(meta) if meta.size == object_bytes => Ok(()),
+                            Ok(meta) if meta.size == object_bytes && is_new(&meta) => Ok(()),
                             _ => Err(error),
                         },
                     }

@@ -312,7 +312,8 @@ impl Parts {
         match self.upload.take() {
             Some(upload) => {
                 let Place { bucket, key, .. } = &self.place;
-                let complete = upload.complete(parts, self.object_bytes);
+                let complete = upload
+                    .complete(parts, self.object_bytes, |meta| bucket.is_fresh(Kind::Blob, meta));
                 let kept = match bucket.keep(Kind::Blob, key, complete).await {
                     Ok(true) => Ok(()),
                     // Its source is used up: whoever sent it is to send it again.

@@ -139,6 +139,11 @@ impl Cas for Blobs {
             }
             None => self.far.find_missing(digests).await?,
         };
+        // Mostly nothing is missing.
+        if missing.is_empty() {
+            self.disk.touch(&self.instance, digests);
+            return Ok(missing);
+        }
         let absent: HashSet<Digest> = missing.iter().copied().collect();
         let present: Vec<Digest> =
             digests.iter().filter(|digest| !absent.contains(digest)).copied().collect();

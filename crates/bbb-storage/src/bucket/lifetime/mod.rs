@@ -174,6 +174,11 @@ impl Lifetime {
         self.stage(kind, meta) >= Stage::Dead
     }
 
+    /// Whether an object may be promised as it is, as far as its age goes.
+    pub(crate) fn is_fresh(&self, kind: Kind, meta: &ObjectMeta) -> bool {
+        self.stage(kind, meta) == Stage::Fresh
+    }
+
     /// Whether an object is renewed before it is promised.
     pub(crate) fn is_aging(&self, kind: Kind, meta: &ObjectMeta) -> bool {
         self.stage(kind, meta) == Stage::Aging

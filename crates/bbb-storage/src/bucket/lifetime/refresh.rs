@@ -241,7 +241,7 @@ impl Refresher {
                 let _ = self.store.delete(&aside).await;
                 copied
             }
-            (Way::CopyOntoItself | Way::Rewrite, _) => self.rewrite(key, meta.size).await,
+            (Way::CopyOntoItself | Way::Rewrite, _) => self.rewrite(meta).await,
         }
     }
 
@@ -263,7 +263,8 @@ impl Refresher {
     }
 
     /// Sends the bytes again, as they are.
-    async fn rewrite(&self, key: &Path, size_bytes: u64) -> Result<(), Failure> {
+    async fn rewrite(&self, meta: &ObjectMeta) -> Result<(), Failure> {
+        let (key, size_bytes) = (&meta.location, meta.size);
         let part_bytes = PART_BYTES.max(size_bytes.div_ceil(MAX_PARTS));
         let taken = self.budget.parts.take(part_bytes.min(size_bytes)).await;
         let _taken = taken.map_err(|error| Failure::unknown(error.to_string()))?;
@@ -281,7 +282,8 @@ impl Refresher {
             sent.push(upload.send(read(start).await?).await?.1);
             start += part_bytes;
         }
-        upload.complete(sent, size_bytes).await
+        let is_new = |after: &ObjectMeta| after.last_modified > meta.last_modified;
+        upload.complete(sent, size_bytes, is_new).await
     }
 
     fn proved(&self, way: Way) {

@@ -1,4 +1,5 @@
 mod aged;
+mod expiry;
 mod promises;
 
 use std::{

@@ -13,7 +13,7 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 use object_store::aws::AmazonS3Builder;
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use crate::{ActionResult, Encoding, Wanted, conformance::read_all};
 
@@ -204,11 +204,15 @@ async fn renews(server: Server) {
         let key = bucket.keys.entry(keys::Kind::Blob, &instance("renewed"), *digest);
         seen.push(bucket.store.head(&key).await.unwrap());
     }
-    // Times are told in whole seconds.
+    // Times are told in whole seconds. A new key each time: on Garage, one that is written again and again runs
+    // ahead of the clock.
     let latest = seen.iter().map(|meta| meta.last_modified).max().unwrap();
-    let clock = bucket.keys.meta("clock");
-    while bucket.store.head(&clock).await.unwrap().last_modified <= latest {
+    for count in 0.. {
+        let clock = bucket.keys.meta(&format!("probe/{count}"));
         bucket.store.put(&clock, "what time is it?".into()).await.unwrap();
+        if bucket.store.head(&clock).await.unwrap().last_modified > latest {
+            break;
+        }
     }
     let copies = bucket.stats().copy;
     for before in &seen {
@@ -222,6 +226,21 @@ async fn renews(server: Server) {
     for (digest, bytes) in &blobs {
         let blob = cas.get(*digest, Wanted::ALL).await.unwrap();
         assert!(read_all(blob).await.unwrap() == bytes[..], "{digest}");
+    }
+    // The collector has taken its lease, listed a first part, and noted that.
+    let progress = bucket.keys.meta("collector");
+    let noted = async {
+        while let Err(retry::Failure::Missing) = bucket.store.head(&progress).await {
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    time::timeout(Duration::from_secs(30), noted).await.expect("the collector does nothing");
+    let keys: Vec<_> = seen.iter().map(|meta| meta.location.clone()).collect();
+    let gone: Vec<_> = bucket.store.delete_all(keys.clone()).try_collect().await.unwrap();
+    assert_eq!(gone, keys);
+    for key in &keys {
+        let gone = bucket.store.head(key).await;
+        assert!(matches!(gone, Err(retry::Failure::Missing)), "{gone:?}");
     }
     assert_eq!(bucket.group.shut_down(Duration::from_secs(10)).await, 0);
 }
@@ -348,7 +367,7 @@ async fn a_server_that_is_killed_and_comes_back_has_what_was_acknowledged() {
     bucket.existence.forget_all();
     let config = server._folder.path().join("garage.toml");
     let restart = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        time::sleep(Duration::from_secs(3)).await;
         server.child = Command::new(program("BBB_GARAGE"))
             .arg("-c")
             .arg(config)

@@ -76,6 +76,8 @@ async fn it_serves_and_keeps_its_limit_before_the_snapshot_is_read() {
     let store = Store::open_with(settings(dir.path()));
     let (old, new) = (store.put(100 << 10).await, store.put(400 << 10).await);
     store.results().put(old, ActionResult::default()).await.unwrap();
+    // Else it does not know that there is nothing else, and writes that down.
+    until(|| store.disk.is_complete()).await;
     store.close().await;
 
     let (disk, last) = Disk::open_still(settings(dir.path())).unwrap();
