@@ -77,11 +77,11 @@ s3() {
 s3_keys() {
   local answer token=''
   while true; do
-    answer=$(s3 GET "$bucket?${token:+continuation-token=$token&}list-type=2") || return
+    answer=$(s3 GET "$bucket?${token:+continuation-token=$token&}list-type=2") || die "cannot list the bucket"
     grep -oE '<Key>[^<]*</Key>' <<<"$answer" | sed -E 's%</?Key>%%g' || true
     token=$(grep -oE '<NextContinuationToken>[^<]*' <<<"$answer" | sed 's/.*>//') || return 0
     # Signatures want it as it goes over the wire.
-    token=${token//=/%3D} token=${token//+/%2B} token=${token//\//%2F}
+    token=${token//=/%3D} token=${token//+/%2B} token=${token//\//%2F} token=${token//[/%5B} token=${token//]/%5D}
   done
 }
 
