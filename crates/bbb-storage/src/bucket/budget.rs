@@ -1,7 +1,8 @@
 //! The memory of the tier: every buffer is taken out of a share of what was configured.
 //!
-//! Reads have one half, small writes and parts of big writes a quarter each, so that none of them waits
-//! for another kind. Whoever needs more than a whole share gets the whole share: nothing is ever too
+//! Small reads, ranges of big ones, small writes and parts of big ones have a quarter each, so that none of them
+//! waits for another kind. Above all nothing waits for ranges, which are held as long as a client takes its
+//! time to read. Whoever needs more than a whole share gets the whole share: nothing is ever too
 //! large to be done, and nothing waits for what it holds itself.
 
 use std::{io, sync::Arc, time::Duration};
@@ -22,8 +23,10 @@ const MIN_BYTES: u64 = 32 << 20;
 /// The shares.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// For what is read.
+    /// For what is read in one piece.
     pub(super) reads: Share,
+    /// For the ranges of big blobs that are read.
+    pub(super) ranges: Share,
     /// For blobs that are written in one piece.
     pub(super) writes: Share,
     /// For the parts of big blobs that are written.
@@ -47,7 +50,8 @@ impl Budget {
     pub(super) fn new(total_bytes: u64, patience: Duration) -> Self {
         let total_bytes = total_bytes.max(MIN_BYTES);
         Self {
-            reads: Share::new("reading from the bucket", total_bytes / 2, patience),
+            reads: Share::new("reading from the bucket", total_bytes / 4, patience),
+            ranges: Share::new("reading ranges from the bucket", total_bytes / 4, patience),
             writes: Share::new("writing to the bucket", total_bytes / 4, patience),
             parts: Share::new("writing parts to the bucket", total_bytes / 4, patience),
         }
@@ -103,13 +107,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn memory_is_shared_out_and_nobody_waits_for_ever() {
         let budget = Budget::new(0, Duration::from_secs(50));
-        assert_eq!(budget.reads.bytes(), MIN_BYTES / 2);
+        assert_eq!(budget.ranges.bytes(), MIN_BYTES / 4);
         let all = budget.parts.take(u64::MAX).await.unwrap();
         assert!(budget.parts.try_take_ahead(1).is_none());
-        let half = budget.reads.try_take_ahead(MIN_BYTES / 4);
+        let half = budget.ranges.try_take_ahead(MIN_BYTES / 8);
         assert!(half.is_some(), "another share is not touched");
-        assert!(budget.reads.try_take_ahead(1).is_none(), "half is left to those who need it");
-        drop(budget.reads.take(MIN_BYTES / 4).await.unwrap());
+        assert!(budget.ranges.try_take_ahead(1).is_none(), "half is left to those who need it");
+        drop(budget.ranges.take(MIN_BYTES / 8).await.unwrap());
         let late = budget.parts.take(1).await;
         assert!(matches!(late, Err(Error::Unavailable { .. })), "{late:?}");
         drop(all);

@@ -96,11 +96,11 @@ impl Ranges {
     /// two readers never wait for each other.
     fn read_ahead(&mut self) {
         while self.coming.len() + self.came.len() < MAX_AHEAD && !self.rest.is_empty() {
-            let len = RANGE_BYTES.min(self.budget.reads.bytes() / 2).max(1 << 20);
+            let len = RANGE_BYTES.min(self.budget.ranges.bytes() / 2).max(1 << 20);
             let end = self.rest.end.min(self.rest.start + len);
             let range = self.rest.start..end;
             let is_next = self.coming.is_empty() && self.came.is_empty();
-            let taken = self.budget.reads.try_take_ahead(end - range.start);
+            let taken = self.budget.ranges.try_take_ahead(end - range.start);
             if taken.is_none() && !is_next {
                 return;
             }
@@ -116,7 +116,7 @@ impl Ranges {
             let len = range.end - range.start;
             let taken = match taken {
                 Some(taken) => taken,
-                None => budget.reads.take(len).await.map_err(Lost::Memory)?,
+                None => budget.ranges.take(len).await.map_err(Lost::Memory)?,
             };
             let fetched = store.get(&key, Part::Range(range), len, e_tag.as_deref()).await;
             let bytes = fetched.map_err(Lost::Bucket)?.bytes;

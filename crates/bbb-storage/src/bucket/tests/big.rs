@@ -216,8 +216,8 @@ async fn much_at_once_goes_through_little_memory() {
         }
     });
     future::join_all(reads).await;
-    let Budget { reads, writes, parts } = &*tier.bucket.budget;
-    for share in [reads, writes, parts] {
+    let Budget { reads, ranges, writes, parts } = &*tier.bucket.budget;
+    for share in [reads, ranges, writes, parts] {
         // All memory was given back.
         drop(share.take(u64::MAX).await.unwrap());
     }
