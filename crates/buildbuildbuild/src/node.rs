@@ -78,7 +78,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     // The bucket first: what is wrong with it is told before anything is made here.
     let bucket = match &settings.bucket {
-        Some(flags) => Some(open_bucket(flags, &settings, memory, &groups.bucket).await?),
+        Some(flags) => tokio::select! {
+            opened = open_bucket(flags, &settings, memory, &groups.bucket) => Some(opened?),
+            signal = signals.next() => anyhow::bail!("{signal} came while the bucket was tried"),
+        },
         None => None,
     };
     let disk = open_disk(&settings, memory, &groups.disk).await?;

@@ -126,10 +126,25 @@ fn with_endpoint(
     Ok(builder.with_endpoint(url).with_allow_http(scheme == "http"))
 }
 
+/// Whether the environment or a profile says where keys come from. If not, the library asks the machine's
+/// metadata service, which few machines have.
+pub(super) fn are_keys_named() -> bool {
+    const SOURCES: [&str; 4] = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    ];
+    SOURCES.iter().any(|variable| is_set(variable)) || matches!(profile_credentials(), Ok(Some(_)))
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
 /// The keys of a profile, where the environment has none that go before it. Without a profile either, the
 /// library asks the container's or the machine's metadata service.
 fn profile_credentials() -> Result<Option<AwsCredentialProvider>, BucketError> {
-    let is_set = |variable: &str| env::var_os(variable).is_some_and(|value| !value.is_empty());
     if is_set("AWS_ACCESS_KEY_ID") {
         return Ok(None);
     }
@@ -152,7 +167,8 @@ fn profile_credentials() -> Result<Option<AwsCredentialProvider>, BucketError> {
         }
         // As the AWS tools take it: the machine is not to be asked.
         Ok(None) if env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|is| is == "true") => {
-            Err(BucketError::NoKeys)
+            let what = "AWS_EC2_METADATA_DISABLED keeps the metadata service from being asked";
+            Err(BucketError::NoKeys { what: what.to_owned() })
         }
         Ok(None) => Ok(None),
         Err(error) => {

@@ -128,7 +128,12 @@ impl Bucket {
         group: &TaskGroup,
     ) -> Result<Arc<Self>, BucketError> {
         let objects = connect::connect(&settings)?;
-        Self::open_over(objects, settings, group).await
+        let needs_keys = matches!(settings.location, BucketLocation::S3 { .. });
+        let opened = Self::open_over(objects, settings, group).await;
+        opened.map_err(|error| match needs_keys && !connect::are_keys_named() {
+            true => error.without_keys(),
+            false => error,
+        })
     }
 
     /// The same over what speaks to the bucket already. The location gives no more than the prefix.

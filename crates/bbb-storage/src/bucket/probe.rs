@@ -39,11 +39,14 @@ pub enum BucketError {
         /// What the library says.
         what: String,
     },
-    /// There are no keys anywhere.
+    /// There are no keys anywhere, and the machine's metadata service has none or is not to be asked.
     #[error(
-        "found no keys for the bucket; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        "found no keys for the bucket; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE: {what}"
     )]
-    NoKeys,
+    NoKeys {
+        /// What happened without.
+        what: String,
+    },
     /// The profile has no keys.
     #[error(
         "AWS profile '{name}' cannot be used: {what}; check AWS_PROFILE and ~/.aws/credentials"
@@ -128,6 +131,16 @@ pub enum BucketError {
         /// What was found.
         found: String,
     },
+}
+
+impl BucketError {
+    /// The same where nothing says where keys come from: that is then what to look at.
+    pub(super) fn without_keys(self) -> Self {
+        match self {
+            Self::Refused { what, .. } | Self::Unreachable { what, .. } => Self::NoKeys { what },
+            other => other,
+        }
+    }
 }
 
 /// Tries a bucket; gives whether it honours conditions.
