@@ -5,7 +5,7 @@
 //! lives no longer than that, and the map is bounded.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::Future,
     io, mem,
     pin::Pin,
@@ -21,6 +21,13 @@ use crate::{Error, Result};
 
 /// How many objects are remembered, in two generations.
 const MAX_KNOWN: usize = 1 << 19;
+
+/// How long it is not remembered that a damaged object was seen: longer than it takes to put it aside, and than
+/// any look takes that began before that.
+const SHUNNED_FOR: Duration = Duration::from_secs(180);
+
+/// How many objects are shunned at once. Past that the first ones are remembered as others are.
+const MAX_SHUNNED: usize = 4096;
 
 /// The map is cut into so many, each with a lock of its own.
 const SLICES: usize = 16;
@@ -61,6 +68,8 @@ pub(super) struct Existence {
     max_per_generation: usize,
     slices: [Mutex<Slice>; SLICES],
     looks: Mutex<HashMap<Id, Look>>,
+    /// Damaged objects that are on their way out, and until when.
+    shunned: Mutex<VecDeque<(Id, Instant)>>,
 }
 
 /// Two generations: when the young one is full it becomes the old one, and what was not asked for since
@@ -88,8 +97,8 @@ impl Existence {
 
     fn with_bound(lifetime: Duration, max_known: usize) -> Self {
         let max_per_generation = max_known / SLICES / 2;
-        let (slices, looks) = (Default::default(), Mutex::default());
-        Self { lifetime, max_per_generation, slices, looks }
+        let (slices, looks, shunned) = (Default::default(), Mutex::default(), Mutex::default());
+        Self { lifetime, max_per_generation, slices, looks, shunned }
     }
 
     /// Whether the object is known to be there.
@@ -110,12 +119,27 @@ impl Existence {
 
     /// The object was seen in the bucket.
     pub(super) fn saw(&self, id: Id, _meta: &ObjectMeta) {
-        self.know(id);
+        if !self.is_shunned(id) {
+            self.know(id);
+        }
     }
 
     /// The object was written, and the bucket has acknowledged it.
     pub(super) fn wrote(&self, id: Id) {
+        lock(&self.shunned).retain(|(shunned, _)| *shunned != id);
         self.know(id);
+    }
+
+    /// The object is damaged and goes: whoever still sees it is not to remember that, until it is written anew.
+    pub(super) fn shun(&self, id: Id) {
+        {
+            let mut shunned = lock(&self.shunned);
+            if shunned.len() >= MAX_SHUNNED {
+                shunned.pop_front();
+            }
+            shunned.push_back((id, Instant::now() + SHUNNED_FOR));
+        }
+        self.gone(id);
     }
 
     /// The object was looked for and is not there.
@@ -126,7 +150,7 @@ impl Existence {
     }
 
     /// Nothing is known any more.
-    #[allow(dead_code, reason = "for the collector, which comes next")]
+    #[cfg(test)]
     pub(super) fn forget_all(&self) {
         for slice in &self.slices {
             *lock(slice) = Slice::default();
@@ -154,6 +178,15 @@ impl Existence {
         // Whoever is dropped before leaves the look to the others; the last one takes it away.
         let _leave = Leave { looks: &self.looks, id, look: &shared };
         shared.clone().await.map_err(Fault::into_error)
+    }
+
+    fn is_shunned(&self, id: Id) -> bool {
+        let now = Instant::now();
+        let mut shunned = lock(&self.shunned);
+        while shunned.front().is_some_and(|(_, until)| *until <= now) {
+            shunned.pop_front();
+        }
+        shunned.iter().any(|(shunned, _)| *shunned == id)
     }
 
     fn know(&self, id: Id) {
@@ -242,6 +275,34 @@ mod tests {
         existence.wrote(id("a"));
         existence.forget_all();
         assert!(!existence.is_known(id("a")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_damaged_object_that_is_still_seen_is_not_remembered() {
+        let meta = ObjectMeta {
+            location: Path::from("a"),
+            last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+            size: 1,
+            e_tag: None,
+            version: None,
+        };
+        let existence = Existence::new(Duration::from_secs(3600));
+        existence.wrote(id("a"));
+        existence.shun(id("a"));
+        existence.saw(id("a"), &meta);
+        assert!(!existence.is_known(id("a")));
+        existence.saw(id("b"), &meta);
+        assert!(existence.is_known(id("b")));
+        existence.wrote(id("a"));
+        assert!(existence.is_known(id("a")), "written anew");
+        existence.shun(id("a"));
+        tokio::time::advance(SHUNNED_FOR).await;
+        existence.saw(id("a"), &meta);
+        assert!(existence.is_known(id("a")));
+        for count in 0..2 * MAX_SHUNNED {
+            existence.shun(id(&count.to_string()));
+        }
+        assert_eq!(lock(&existence.shunned).len(), MAX_SHUNNED);
     }
 
     #[tokio::test]

@@ -53,7 +53,7 @@ impl Bucket {
         meta: &ObjectMeta,
     ) {
         add(&self.store.counters.damaged, 1);
-        self.existence.gone(Id::of(key));
+        self.existence.shun(Id::of(key));
         tracing::warn!(%key, %damage, size_bytes = meta.size, "object is damaged: putting it aside");
         match self.put_aside(key, meta).await {
             Ok(()) | Err(Failure::Missing | Failure::Condition) => {}
