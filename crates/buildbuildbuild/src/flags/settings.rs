@@ -138,10 +138,7 @@ impl Settings {
             listen: SocketAddr::new(host, port),
             client_host: if host.is_unspecified() { machine.client_host() } else { host },
             required_header: flags.required_header.as_deref().map(parse_header).transpose()?,
-            node_name: match &flags.node_name {
-                Some(name) => parse_name("node_name", name)?,
-                None => machine.node_name(),
-            },
+            node_name: node_name(flags, machine)?,
             cache_size_bytes: cache_size(flags, &cache_dir)?,
             cache_dir,
             memory_bytes: memory(flags, machine)?,
@@ -367,6 +364,13 @@ fn cache_size(flags: &Flags, cache_dir: &std::path::Path) -> Result<u64, Refusal
     let free =
         if text.contains('%') { defaults::free_bytes(cache_dir).map_err(unasked)? } else { 0 };
     parse_size("cache_size", text, free, MIN_CACHE_SIZE)
+}
+
+fn node_name(flags: &Flags, machine: &Machine) -> Result<String, Refusal> {
+    match &flags.node_name {
+        Some(name) => parse_name("node_name", name),
+        None => Ok(machine.node_name()),
+    }
 }
 
 fn memory(flags: &Flags, machine: &Machine) -> Result<u64, Refusal> {
