@@ -1,8 +1,7 @@
 use bbb_digest::{Digest, Hasher};
 use bytes::Bytes;
-use tokio::task;
 
-use crate::{Error, Result};
+use crate::{Error, Result, blocking::blocking};
 
 /// How many bytes are hashed on the reactor at the most: a fraction of a millisecond's work.
 const HASH_AT_ONCE_BYTES: usize = 128 << 10;
@@ -20,21 +19,12 @@ impl Checked {
     /// # Errors
     /// [`Error::Mismatch`] if they are not.
     pub(crate) async fn new(digest: Digest, bytes: Bytes) -> Result<Self> {
-        if bytes.len() <= HASH_AT_ONCE_BYTES {
-            return Self::check(digest, bytes);
-        }
-        let checked = task::spawn_blocking(move || Self::check(digest, bytes)).await;
-        checked.map_err(|error| Error::unavailable("hashing", std::io::Error::other(error)))?
-    }
-
-    fn check(digest: Digest, bytes: Bytes) -> Result<Self> {
         let mismatch = |found| Error::Mismatch { expected: digest, found };
         if bytes.len() as u64 != digest.size_bytes() {
             return Err(mismatch(format!("{} bytes", bytes.len())));
         }
-        let mut hasher = Hasher::new(digest.function(), digest.size_bytes());
-        hasher.update(&bytes);
-        match hasher.finish() {
+        let hasher = Hasher::new(digest.function(), digest.size_bytes());
+        match hash(hasher, bytes.clone()).await?.finish() {
             found if found == digest => Ok(Self { digest, bytes }),
             found => Err(mismatch(found.to_string())),
         }
@@ -49,4 +39,20 @@ impl Checked {
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
+}
+
+/// Hashes what comes next; much of it off the reactor.
+///
+/// # Errors
+/// [`Error::Unavailable`] if the runtime stops.
+pub(crate) async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
+    if piece.len() <= HASH_AT_ONCE_BYTES {
+        hasher.update(&piece);
+        return Ok(hasher);
+    }
+    blocking("hashing", move || {
+        hasher.update(&piece);
+        Ok(hasher)
+    })
+    .await
 }

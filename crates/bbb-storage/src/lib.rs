@@ -11,6 +11,7 @@
 
 mod action_cache;
 mod blob;
+mod blocking;
 mod bucket;
 mod buffer;
 mod cas;
@@ -19,6 +20,8 @@ mod complete;
 mod disk;
 mod error;
 mod instances;
+#[cfg(test)]
+mod killed;
 mod local;
 mod read;
 mod segment;
@@ -33,7 +36,8 @@ pub mod zstd;
 pub use action_cache::{ActionCache, ActionResult};
 pub use blob::{Blob, Content, Encoding, PinnedFile, Wanted};
 pub use bucket::{
-    Bucket, BucketError, BucketLocation, BucketSettings, BucketStats, LocationError, Objects,
+    Bucket, BucketError, BucketLocation, BucketSettings, BucketStats, LocationError,
+    MIN_EXPIRE_AFTER, Objects,
 };
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;

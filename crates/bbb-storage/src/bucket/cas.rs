@@ -110,7 +110,7 @@ impl Bucket {
     pub(super) fn used(&self, kind: Kind, id: Id, meta: &ObjectMeta) -> bool {
         let used = self.lifetime.as_ref().map_or(Used::Alive, |life| life.used(kind, meta));
         if used == Used::Alive {
-            self.existence.saw(id, meta);
+            self.existence.saw(id);
         }
         used != Used::Dead
     }
@@ -154,7 +154,7 @@ impl Bucket {
                 Ok(meta) => {
                     let is_held = bucket.hold(Kind::Blob, &meta).await?;
                     if is_held {
-                        bucket.existence.saw(id, &meta);
+                        bucket.existence.saw(id);
                     }
                     Ok(is_held)
                 }

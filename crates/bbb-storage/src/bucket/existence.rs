@@ -14,7 +14,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::Shared};
-use object_store::{ObjectMeta, path::Path};
+use object_store::path::Path;
 use tokio::time::Instant;
 
 use crate::{Error, Result};
@@ -118,7 +118,7 @@ impl Existence {
     }
 
     /// The object was seen in the bucket.
-    pub(super) fn saw(&self, id: Id, _meta: &ObjectMeta) {
+    pub(super) fn saw(&self, id: Id) {
         if !self.is_shunned(id) {
             self.know(id);
         }
@@ -279,25 +279,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_damaged_object_that_is_still_seen_is_not_remembered() {
-        let meta = ObjectMeta {
-            location: Path::from("a"),
-            last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
-            size: 1,
-            e_tag: None,
-            version: None,
-        };
         let existence = Existence::new(Duration::from_secs(3600));
         existence.wrote(id("a"));
         existence.shun(id("a"));
-        existence.saw(id("a"), &meta);
+        existence.saw(id("a"));
         assert!(!existence.is_known(id("a")));
-        existence.saw(id("b"), &meta);
+        existence.saw(id("b"));
         assert!(existence.is_known(id("b")));
         existence.wrote(id("a"));
         assert!(existence.is_known(id("a")), "written anew");
         existence.shun(id("a"));
         tokio::time::advance(SHUNNED_FOR).await;
-        existence.saw(id("a"), &meta);
+        existence.saw(id("a"));
         assert!(existence.is_known(id("a")));
         for count in 0..2 * MAX_SHUNNED {
             existence.shun(id(&count.to_string()));

@@ -8,14 +8,13 @@
 //!
 //! The room knows nothing of other tiers, and nothing of what a result needs.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use object_store::path::Path;
-use tokio::task;
 
-use crate::{ActionCache, Cas, Error, Result};
+use crate::{ActionCache, Cas, Result, blocking::blocking};
 
 mod anchor;
 mod budget;
@@ -44,6 +43,7 @@ mod unpack;
 mod wire;
 mod write;
 
+pub use lifetime::MIN_EXPIRE_AFTER;
 pub use location::{BucketLocation, LocationError};
 pub use probe::BucketError;
 pub use stats::BucketStats;
@@ -232,15 +232,6 @@ fn prefix(location: &BucketLocation) -> Path {
         BucketLocation::S3 { prefix, .. } => prefix.clone(),
         BucketLocation::Folder(_) => Path::default(),
     }
-}
-
-/// Does work of more than half a millisecond where it holds nobody up.
-async fn off_reactor<T: Send + 'static>(
-    what: &'static str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = task::spawn_blocking(work).await;
-    done.map_err(|error| Error::unavailable(what, io::Error::other(error)))?
 }
 
 impl fmt::Display for Bucket {

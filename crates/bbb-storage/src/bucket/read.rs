@@ -19,7 +19,7 @@ use object_store::{ObjectMeta, path::Path};
 use crate::{Blob, Content, Encoding, Error, Result, Wanted, zstd};
 
 use super::{
-    Bucket,
+    Bucket, blocking,
     existence::Id,
     fetch::{Lost, Ranges},
     keys::Kind,
@@ -27,7 +27,6 @@ use super::{
         self, Damage, HEAD_LEN, INDEX_GUESS_BYTES, Index, MAX_INDEX_BYTES, SMALL_BYTES,
         max_encoded_bytes,
     },
-    off_reactor,
     quarantine::{Doubt, Doubts},
     retry::Failure,
     store::{Fetched, Part},
@@ -70,7 +69,7 @@ impl Place {
             let check = move || check_small(digest, &bytes, wants_frames);
             let checked = match size_bytes {
                 0..=MAX_INLINE_BYTES => check(),
-                _ => off_reactor("checking a blob", move || Ok(check())).await?,
+                _ => blocking("checking a blob", move || Ok(check())).await?,
             };
             match checked {
                 Ok((encoding, bytes)) => {
@@ -287,7 +286,7 @@ impl Reader {
     /// Works on what came, off the reactor, while more comes.
     async fn pull(&mut self) -> Result<Result<Pulled, Damage>> {
         let unpacker = Arc::clone(&self.unpacker);
-        let work = off_reactor("checking a blob", move || {
+        let work = blocking("checking a blob", move || {
             Ok(unpacker.lock().unwrap_or_else(PoisonError::into_inner).pull())
         });
         self.ranges.while_reading(work).await

@@ -5,7 +5,7 @@ use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use object_store::{ObjectStoreExt as _, memory::InMemory};
 
-use crate::{Source, Wanted, conformance, conformance::Faulty};
+use crate::{Error, Source, Wanted, conformance, conformance::Faulty};
 
 use super::*;
 

@@ -22,10 +22,10 @@ use tokio::task;
 use crate::{Encoding, Error, HashedFile, Result, Source, SourceContent};
 
 use super::{
+    blocking,
     budget::Taken,
     keys::Kind,
     object::{HEAD_LEN, SMALL_BYTES, max_encoded_bytes},
-    off_reactor,
     pack::Packer,
     parts::Upload,
     read::Place,
@@ -198,7 +198,7 @@ impl Feed {
         async move {
             match is_little {
                 true => work(),
-                false => off_reactor("packing a blob", work).await,
+                false => blocking("packing a blob", work).await,
             }
         }
     }

@@ -45,12 +45,9 @@ use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
-use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit, watch},
-    task,
-};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result};
+use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result, blocking::blocking};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
 use load::{LastSession, Loading};
@@ -331,15 +328,6 @@ impl Disk {
         let turn = self.writers.acquire().await;
         turn.map_err(|error| Error::unavailable("writing", io::Error::other(error)))
     }
-}
-
-/// Runs what blocks on a thread of its own.
-async fn blocking<T: Send + 'static>(
-    what: &'static str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    let done = task::spawn_blocking(work).await;
-    done.map_err(|error| Error::unavailable(what, io::Error::other(error)))?
 }
 
 impl fmt::Display for Disk {

@@ -5,14 +5,14 @@ use std::{io, ops::Range, sync::Arc};
 use bbb_digest::{Digest, Hasher};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
-use tokio::{sync::watch, task};
+use tokio::sync::watch;
 
-use crate::{Blob, Cas, Content, Encoding, Error, PinnedFile, READ_CHUNK_BYTES, Result, Wanted};
+use crate::{
+    Blob, Cas, Content, Encoding, Error, PinnedFile, READ_CHUNK_BYTES, Result, Wanted,
+    checked::hash,
+};
 
 use super::fetch::{HELD_BACK_BYTES, Landed, Progress};
-
-/// How many bytes are hashed on the reactor at the most.
-const HASH_AT_ONCE_BYTES: usize = 128 << 10;
 
 /// A reader of a fetch. The fetch goes on as long as there is one.
 pub(super) struct Reader {
@@ -219,18 +219,6 @@ fn checked(
         }
     })
     .boxed()
-}
-
-async fn hash(mut hasher: Hasher, piece: Bytes) -> Result<Hasher> {
-    if piece.len() <= HASH_AT_ONCE_BYTES {
-        hasher.update(&piece);
-        return Ok(hasher);
-    }
-    let hashed = task::spawn_blocking(move || {
-        hasher.update(&piece);
-        hasher
-    });
-    hashed.await.map_err(|error| Error::unavailable("hashing", io::Error::other(error)))
 }
 
 fn damaged(digest: Digest, found: String) -> Error {

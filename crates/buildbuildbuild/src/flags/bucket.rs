@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bbb_storage::BucketLocation;
+use bbb_storage::{BucketLocation, MIN_EXPIRE_AFTER};
 
 use super::{
     raw::Flags,
     refusal::Refusal,
+    units::format_duration,
     values::{parse_flag, parse_timeout},
 };
 
@@ -74,13 +75,13 @@ pub(super) fn resolve(flags: &Flags) -> Result<Option<BucketFlags>, Refusal> {
     }))
 }
 
-/// The shortest time after which anything expires: below it, what clocks are off would count.
-const MIN_EXPIRE_AFTER: Duration = Duration::from_secs(60);
-
 fn parse_expiry(text: &str) -> Result<Duration, Refusal> {
     let after = parse_timeout("expire_after", Some(text), Duration::ZERO, false)?;
     match after < MIN_EXPIRE_AFTER {
-        true => Err(Refusal::value("expire_after", text, "use at least 1m, like 30d")),
+        true => {
+            let least = format_duration(MIN_EXPIRE_AFTER);
+            Err(Refusal::value("expire_after", text, format!("use at least {least}, like 30d")))
+        }
         false => Ok(after),
     }
 }

@@ -59,6 +59,7 @@ use futures::StreamExt as _;
 use object_store::{ObjectMeta, path::Path};
 use tokio::{sync::mpsc, time};
 
+pub use self::policy::MIN_EXPIRE_AFTER;
 use self::{
     clock::ServerClock,
     collector::{Collector, CollectorStats},

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::super::keys::Kind;
 
 /// The shortest `--expire_after` that is taken. Below it, the clocks' error would eat the promise.
-pub(crate) const MIN_EXPIRE_AFTER: Duration = Duration::from_secs(60);
+pub const MIN_EXPIRE_AFTER: Duration = Duration::from_secs(60);
 
 /// How far a node's idea of the server's clock may be off: the whole seconds of `Last-Modified`, the round
 /// trip of a measurement, and drift until the next one.

@@ -9,7 +9,9 @@ use std::{
 
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
-use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path};
+use object_store::{
+    ObjectMeta, ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, path::Path,
+};
 use tokio::time::{self, Instant};
 
 use self::aged::{Aged, Weak};
@@ -105,15 +107,20 @@ async fn every_way_renews_and_the_cheapest_that_works_is_learned() {
     }
 }
 
+/// A blob that nobody has used for an hour.
+async fn hour_old(store: &Aged) -> ObjectMeta {
+    let key = key(Kind::Blob, 1);
+    store.put(&key, "hello".into()).await.unwrap();
+    store.age(&key, HOUR);
+    store.head(&key).await.unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_outage_teaches_nothing() {
     let store = Aged::new(Weak::default(), 0, 1);
     let tasks = TaskGroup::new("test");
     let refresher = refresher(objects(&store), &tasks);
-    let key = key(Kind::Blob, 1);
-    store.put(&key, "hello".into()).await.unwrap();
-    store.age(&key, HOUR);
-    let meta = store.head(&key).await.unwrap();
+    let meta = hour_old(&store).await;
     store.is_down.store(true, Relaxed);
     for _ in 0..10 {
         refresher.renew(&meta, store.now()).await.unwrap_err();
@@ -128,17 +135,14 @@ async fn many_that_want_one_renewed_make_one_request() {
     let store = Aged::new(Weak::default(), 100, 1);
     let tasks = TaskGroup::new("test");
     let refresher = refresher(objects(&store), &tasks);
-    let key = key(Kind::Blob, 1);
-    store.put(&key, "hello".into()).await.unwrap();
-    store.age(&key, HOUR);
-    let meta = store.head(&key).await.unwrap();
+    let meta = hour_old(&store).await;
     let all = (0..100).map(|_| refresher.renew(&meta, store.now()));
     futures::future::try_join_all(all).await.unwrap();
     assert_eq!(store.copies.load(Relaxed), 1);
     // One that gave up is in nobody's way.
     let _ = time::timeout(Duration::ZERO, refresher.renew(&meta, store.now())).await;
     refresher.renew(&meta, store.now()).await.unwrap();
-    store.delete(&key).await.unwrap();
+    store.delete(&meta.location).await.unwrap();
     let gone = refresher.renew(&meta, store.now()).await.unwrap_err();
     assert!(matches!(gone, Failure::Missing), "{gone}");
 }

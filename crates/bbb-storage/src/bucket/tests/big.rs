@@ -147,7 +147,7 @@ async fn an_upload_begins_while_its_source_still_comes() {
     // The rest comes only when a part was sent.
     let rest = stream::once(async move {
         while bucket.stats().part == 0 {
-            task::yield_now().await;
+            tokio::task::yield_now().await;
         }
         Ok(rest)
     });
@@ -166,7 +166,7 @@ async fn an_upload_that_is_dropped_or_wrong_is_aborted() {
     let mut upload = Box::pin(tier.cas.put(digest, source));
     while tier.faulty.open_uploads() == 0 {
         assert!((&mut upload).now_or_never().is_none());
-        task::yield_now().await;
+        tokio::task::yield_now().await;
     }
     drop(upload);
     let mut wrong = bytes.to_vec();
@@ -174,7 +174,7 @@ async fn an_upload_that_is_dropped_or_wrong_is_aborted() {
     let put = tier.cas.put(digest, Source::from(wrong)).await;
     assert!(matches!(put, Err(Error::Mismatch { .. })), "{put:?}");
     while tier.faulty.open_uploads() > 0 {
-        task::yield_now().await;
+        tokio::task::yield_now().await;
     }
     assert_eq!(tier.cas.find_missing(&[digest]).await.unwrap(), [digest]);
 }

@@ -1,9 +1,6 @@
 //! What outlives the end of the process, clean or not.
 
-use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    process::{Command, Stdio},
-};
+use std::io::Write as _;
 
 use super::*;
 
@@ -235,31 +232,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     let dir = TempDir::new().unwrap();
     let mut acknowledged = Vec::new();
     for round in 0..6 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "disk::tests::crash::child_that_is_killed",
-                "--ignored",
-                "--nocapture",
-            ])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut count = 0;
-        for line in lines.map_while(Result::ok) {
-            // The harness may say something on the same line before.
-            let Some((_, stored)) = line.split_once("stored ") else { continue };
-            let (hex, size) = stored.split_once(' ').unwrap();
-            acknowledged.push(Digest::parse(Function::Sha256, hex, size.parse().unwrap()).unwrap());
-            count += 1;
-            if count == 10 + 13 * round {
-                // SIGKILL; what is in the pipe already is read to its end.
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
+        let child = "disk::tests::crash::child_that_is_killed";
+        acknowledged.extend(crate::killed::after(10 + 13 * round, child, CHILD_DIR, dir.path()));
         let store = Store::open(dir.path(), 1 << 30);
         assert!(store.cas().find_missing(&acknowledged).await.unwrap().is_empty());
         for digest in &acknowledged {

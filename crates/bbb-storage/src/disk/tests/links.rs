@@ -126,7 +126,7 @@ async fn a_file_that_is_put_anew_meanwhile_is_linked_all_the_same() {
     let file = store.disk.local_files(&InstanceName::default()).pin(digest, false).await.unwrap();
     // What puts that run at once do: each puts its own file in the same place.
     let path = store.path(Kind::Blob, digest);
-    let replacing = task::spawn_blocking({
+    let replacing = tokio::task::spawn_blocking({
         let (disk, path) = (Arc::clone(&store.disk), path.clone());
         move || {
             for at in 0..500 {
@@ -138,7 +138,7 @@ async fn a_file_that_is_put_anew_meanwhile_is_linked_all_the_same() {
             }
         }
     });
-    let linking = task::spawn_blocking({
+    let linking = tokio::task::spawn_blocking({
         let disk = Arc::clone(&store.disk);
         move || {
             for at in 0..500 {

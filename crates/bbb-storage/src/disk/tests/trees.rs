@@ -228,7 +228,7 @@ async fn many_trees_at_once_take_turns() {
     let walks = roots.iter().map(|root| async {
         let walk = house.trees.walk(*root).await.unwrap();
         assert_eq!(walk.directories.len(), 21);
-        task::yield_now().await;
+        tokio::task::yield_now().await;
     });
     futures::future::join_all(walks).await;
 }

@@ -1,11 +1,6 @@
 //! What is acknowledged near and written far behind.
 
-use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    path::Path,
-    process::{Command, Stdio},
-    sync::atomic::Ordering,
-};
+use std::{io::Write as _, path::Path, sync::atomic::Ordering};
 
 use bbb_digest::{Digest, Function};
 use bbb_reapi::proto::reapi;
@@ -330,26 +325,8 @@ async fn what_was_acknowledged_near_survives_kill_9() {
     let mut acknowledged = Vec::new();
     let mut waited = 0;
     for round in 0..5 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "tiered::tests::write_back::child_that_is_killed"])
-            .args(["--ignored", "--nocapture"])
-            .env(CHILD_DIR, dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut count = 0;
-        for line in lines.map_while(std::result::Result::ok) {
-            let Some((_, stored)) = line.split_once("stored ") else { continue };
-            let (hex, size) = stored.split_once(' ').unwrap();
-            acknowledged.push(Digest::parse(Function::Sha256, hex, size.parse().unwrap()).unwrap());
-            count += 1;
-            if count == 10 + 13 * round {
-                // SIGKILL; what is in the pipe already is read to its end.
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
+        let child = "tiered::tests::write_back::child_that_is_killed";
+        acknowledged.extend(crate::killed::after(10 + 13 * round, child, CHILD_DIR, dir.path()));
         let node = node(dir.path()).await;
         let waiting = node.tiered.waiting();
         waited += waiting.blobs + waiting.results;
