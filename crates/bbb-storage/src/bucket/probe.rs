@@ -16,6 +16,9 @@ use super::{
 /// How long the trial may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often the layout's version is read before what it says is believed to be another one.
+const MAX_VERSION_READS: usize = 4;
+
 /// What stands in the object that says which version of the layout a bucket has.
 pub(super) const VERSION: &[u8] = b"buildbuildbuild bucket 1\n";
 
@@ -184,16 +187,24 @@ impl Probe<'_> {
             Err(failure) => return Err(self.error("look for an object (s3:ListBucket)", failure)),
         }
         self.write(&key, body()).await?;
-        let read = self.store.get(&key, Part::All, 64, None).await;
-        let read = read.map_err(|failure| self.error("read (s3:GetObject)", failure))?;
-        if read.bytes != token[..] {
-            return Err(BucketError::Forgetful { location: self.location.to_string() });
-        }
+        self.check_token(&key, &token).await?;
         let honours_conditions = self.try_condition(&key, body()).await?;
         let deleted = self.store.delete(&key).await;
         deleted.map_err(|failure| self.error("delete (s3:DeleteObject)", failure))?;
         self.check_version().await?;
         Ok(honours_conditions)
+    }
+
+    /// Reads what was just written; once more if it is not that, since it may have been damaged on its way.
+    async fn check_token(&self, key: &Path, token: &[u8]) -> Result<(), BucketError> {
+        for _ in 0..2 {
+            let read = self.store.get(key, Part::All, 64, None).await;
+            let read = read.map_err(|failure| self.error("read (s3:GetObject)", failure))?;
+            if read.bytes == token {
+                return Ok(());
+            }
+        }
+        Err(BucketError::Forgetful { location: self.location.to_string() })
     }
 
     async fn write(&self, key: &Path, body: PutPayload) -> Result<(), BucketError> {
@@ -216,15 +227,24 @@ impl Probe<'_> {
 
     async fn check_version(&self) -> Result<(), BucketError> {
         let key = self.keys.meta(VERSION_NAME);
-        match self.store.get(&key, Part::All, 256, None).await {
-            Ok(found) if found.bytes == VERSION => Ok(()),
-            Ok(found) => Err(BucketError::Version {
-                location: self.location.to_string(),
-                found: String::from_utf8_lossy(&found.bytes).trim().to_owned(),
-            }),
-            Err(Failure::Missing) => self.write(&key, PutPayload::from_static(VERSION)).await,
-            Err(failure) => Err(self.error("read (s3:GetObject)", failure)),
+        let mut before = None;
+        for _ in 0..MAX_VERSION_READS {
+            match self.store.get(&key, Part::All, 256, None).await {
+                Ok(found) if found.bytes == VERSION => return Ok(()),
+                // Bytes are damaged on their way too: another version says the same twice.
+                Ok(found) if before.as_ref() == Some(&found.bytes) => break,
+                Ok(found) => before = Some(found.bytes),
+                Err(Failure::Missing) => {
+                    return self.write(&key, PutPayload::from_static(VERSION)).await;
+                }
+                Err(failure) => return Err(self.error("read (s3:GetObject)", failure)),
+            }
         }
+        let found = before.unwrap_or_default();
+        Err(BucketError::Version {
+            location: self.location.to_string(),
+            found: String::from_utf8_lossy(&found).trim().to_owned(),
+        })
     }
 
     fn error(&self, step: &'static str, failure: Failure) -> BucketError {
@@ -243,6 +263,8 @@ mod tests {
     use std::sync::Arc;
 
     use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
+
+    use crate::conformance::{Faults, Faulty};
 
     use super::*;
 
@@ -263,5 +285,16 @@ mod tests {
         memory.put(&left.objects[0].location, "something else".into()).await.unwrap();
         let error = probe(&objects, &settings()).await.unwrap_err();
         assert!(matches!(error, BucketError::Version { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn bytes_damaged_on_their_way_are_no_other_version() {
+        let memory = Arc::new(InMemory::new());
+        for seed in 0..200 {
+            let faulty = Arc::new(Faulty::new(Arc::clone(&memory), seed));
+            faulty.set(Faults { wrong_bytes: 0.15, ..Faults::default() });
+            let tried = probe(&Objects::with_parts(faulty), &settings()).await;
+            assert!(!matches!(tried, Err(BucketError::Version { .. })), "seed {seed}: {tried:?}");
+        }
     }
 }
