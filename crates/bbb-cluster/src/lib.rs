@@ -1,0 +1,16 @@
+//! Membership of a cluster: who is there, how nodes meet, whom they trust, who owns what.
+//!
+//! Everything else reads the [`ClusterView`], a watchable value, and nothing of how it comes about.
+//!
+//! Promises: what is not sealed with a key of the cluster changes nothing; a member that is gone leaves the view
+//! within seconds, one that is slow does not; every table and packet has a bound.
+//!
+//! The room knows nothing of gRPC, of digests, of what members store or run.
+
+mod member;
+mod ring;
+mod view;
+
+pub use member::{Load, Member, MemberId, Properties};
+pub use ring::OWNERS;
+pub use view::ClusterView;

@@ -1,0 +1,43 @@
+//! The cluster as one node sees it: a value, replaced as a whole when it changes.
+
+use std::sync::Arc;
+
+use crate::{Member, MemberId};
+
+/// All members that this node has met and admitted, itself among them, sorted by name and generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterView {
+    /// This node.
+    me: MemberId,
+    members: Arc<[Member]>,
+}
+
+impl ClusterView {
+    /// A view of `others` and of this node.
+    pub fn new(me: Member, others: impl IntoIterator<Item = Member>) -> Self {
+        let id = me.id.clone();
+        let mut members: Vec<Member> = others.into_iter().chain([me]).collect();
+        members.sort_by(|a, b| (&a.id.name, a.id.generation).cmp(&(&b.id.name, b.id.generation)));
+        Self { me: id, members: members.into() }
+    }
+
+    /// This node.
+    pub const fn me(&self) -> &MemberId {
+        &self.me
+    }
+
+    /// All members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Everyone but this node.
+    pub fn others(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.id != self.me)
+    }
+
+    /// Whether this node has company.
+    pub fn is_alone(&self) -> bool {
+        self.members.len() == 1
+    }
+}
