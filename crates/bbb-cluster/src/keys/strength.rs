@@ -18,8 +18,7 @@ const WORDS_SHARE: f64 = 2.0 / 3.0;
 const REPEAT_CHARS: usize = 5;
 
 /// What was always seen before. Both directions count.
-const ROWS: &str =
-    "01234567890 abcdefghijklmnopqrstuvwxyz qwertyuiop asdfghjkl zxcvbnm qwertzuiop yxcvbnm azertyuiop qsdfghjklm wxcvbn";
+const ROWS: &str = "01234567890 abcdefghijklmnopqrstuvwxyz qwertyuiop asdfghjkl zxcvbnm qwertzuiop yxcvbnm azertyuiop qsdfghjklm wxcvbn";
 
 /// About how many bits an attacker has to guess.
 pub(super) fn bits(secret: &str) -> u32 {

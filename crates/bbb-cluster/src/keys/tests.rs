@@ -87,10 +87,7 @@ fn several_keys_in_a_flag() {
     assert!(refused(&format!("{GOOD},weak")).starts_with("key 2: secret key is weak"));
     assert!(refused(&format!("{GOOD},,")).starts_with("key 2: secret key is missing"));
     assert!(refused("").starts_with("key 1: secret key is missing"));
-    assert_eq!(
-        refused(&format!("{GOOD},{GOOD}")),
-        "key 2: the same secret key stands there twice"
-    );
+    assert_eq!(refused(&format!("{GOOD},{GOOD}")), "key 2: the same secret key stands there twice");
     let many = (0..9).map(|n| format!("{GOOD}{n}")).collect::<Vec<_>>().join(",");
     assert_eq!(refused(&many), "key 9: more than 8 secret keys");
 }
