@@ -7,10 +7,15 @@
 //!
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
+mod discovery;
 mod member;
 mod ring;
 mod view;
 
+pub use discovery::{
+    BucketList, Discovery, Envelope, HostPort, JoinError, JoinList, Meeting, Resolve,
+    SystemResolver, Udp, UdpTarget, UdpTargetError,
+};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
 pub use view::ClusterView;
