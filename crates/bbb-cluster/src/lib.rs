@@ -10,6 +10,7 @@
 mod cluster;
 mod introduce;
 mod keys;
+mod discovery;
 mod member;
 mod ring;
 mod view;
@@ -17,6 +18,10 @@ mod view;
 pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
+pub use discovery::{
+    BucketList, Discovery, Envelope, HostPort, JoinError, JoinList, Meeting, Resolve,
+    SystemResolver, Udp, UdpTarget, UdpTargetError,
+};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
 pub use view::ClusterView;
