@@ -7,10 +7,16 @@
 //!
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
+mod cluster;
+mod introduce;
+mod keys;
 mod member;
 mod ring;
 mod view;
 
+pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use introduce::{Introduce, IntroduceError};
+pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
 pub use view::ClusterView;
