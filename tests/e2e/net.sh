@@ -31,21 +31,27 @@ net() { "$python" "$root/tests/e2e/net/switch.py" tell "$switch" "$@"; }
 
 # --- parts that run at once ------------------------------------------------------------------------------------
 
+# Parts whose nodes have reason to complain; they have their folders under one named 'faulty'.
+complaining=''
+# part_folder NAME: where it has its files.
+part_folder() { if [[ " $complaining " == *" $1 "* ]]; then echo "$work/faulty/$1"; else echo "$work/$1"; fi; }
 # at_once PART...: runs these functions at once, each in a shell of its own with its own counts, log, folder and network, both of
 # which are named after it. Then prints what each of them said, and adds their counts.
 at_once() {
-  local name began=$SECONDS sums
+  local name folder began=$SECONDS sums
   local -A running=()
   for name in "$@"; do
-    mkdir -p "$work/$name"
-    in_part "$name" >"$work/$name/output" 2>&1 </dev/null &
+    folder=$(part_folder "$name")
+    mkdir -p "$folder"
+    in_part "$name" "$folder" >"$folder/output" 2>&1 </dev/null &
     running[$name]=$!
   done
   for name in "$@"; do
+    folder=$(part_folder "$name")
     wait "${running[$name]}"
     say "$suite: $name"
-    cat "$work/$name/output"
-    sums=$(cat "$work/$name/sums" 2>/dev/null)
+    cat "$folder/output"
+    sums=$(cat "$folder/sums" 2>/dev/null)
     [ -n "$sums" ] || {
       echo "NOT OK: $name did not run to its end"
       sums='0 1'
@@ -55,7 +61,7 @@ at_once() {
   say "$suite: these took $((SECONDS - began)) s"
 }
 in_part() {
-  part=$1 work=$work/$1 passed=0 failed=0 part_began=$SECONDS
+  part=$1 work=$2 passed=0 failed=0 part_began=$SECONDS
   log=$work/log
   : >"$log"
   trap end_nodes EXIT

@@ -30,7 +30,6 @@ keys_apart() {
   net_hosts a 2 1
   net_hosts b 2 11
   net_hosts o 2 21
-  mkdir -p "$work/faulty"
   shared_folder
   part_flags+=(--autojoin_udp=10.0.0.255:9876 --join=10.0.0.1:7946,10.0.0.11:7946,10.0.0.21:7946 --autojoin_s3=members)
   for name in a1 a2; do net_node "$name" --secret_key="$key_a"; done
@@ -42,7 +41,7 @@ keys_apart() {
   check "keys apart: they stay apart" stay_apart 4 a1 a2 / b1 b2
   check "keys apart: also those of none" together 1 o1 o2
   for name in a1 b1 o1; do
-    check "keys apart: $name says what to do" wait_until 10 says_like "$(node_log "$name")" 'WARN.*--secret_key'
+    check "keys apart: $name says what to do" wait_until 10 has_line "$(node_log "$name")" 'WARN.*--secret_key'
   done
   check "keys apart: it does not say so without end" below "$(grep -acE 'WARN.*--secret_key' "$(node_log a1)")" 30
 }
@@ -60,8 +59,8 @@ buckets_apart() {
   net_node n3 --bucket="file://$work/same"
   check "buckets apart: those of one bucket are a cluster" together 20 n1 n2 n3
   net_node n4 --bucket="file://$work/other"
-  check "buckets apart: the one with another stays alone" wait_until 20 says_like "$(node_log n4)" 'WARN.*bucket'
-  check "buckets apart: both sides say why" wait_until 10 says_like "$(node_log n1)" 'WARN.*n4.*bucket|WARN.*bucket.*n4'
+  check "buckets apart: the one with another stays alone" wait_until 20 has_line "$(node_log n4)" 'WARN.*bucket'
+  check "buckets apart: both sides say why" wait_until 10 has_line "$(node_log n1)" 'WARN.*n4.*bucket|WARN.*bucket.*n4'
   check "buckets apart: and stay apart" stay_apart 4 n1 n2 n3 / n4
   timeout 20 "$binary" --node_name=without --listen=127.0.0.1 --port="$(free_port)" --cache_dir="$work/without" --join=10.0.0.1:7946 \
     >"$log" 2>&1 </dev/null
@@ -100,6 +99,6 @@ rotation() {
   done
   net_hosts late 1 9
   net_node late1 --secret_key="$key_a"
-  check "rotation: the old key opens no more" wait_until 10 says_like "$(node_log late1)" 'WARN.*--secret_key'
+  check "rotation: the old key opens no more" wait_until 10 has_line "$(node_log late1)" 'WARN.*--secret_key'
   check "rotation: nobody with it joins" together 1 n1 n2 n3
 }

@@ -73,6 +73,7 @@ gossip_of() {
 for member in json.load(sys.stdin)["members"]:
     if member["name"] == sys.argv[1]: print(member["gossip"])' "$2"
 }
+has_line() { grep -aqE -- "$2" "$1" 2>/dev/null; }
 says_like() { grep -aqE -- "$2" "$1" || { echo "    nothing like '$2' is in $1" && false; }; }
 
 # Nodes listen everywhere, and tell others another address and port than the first.
@@ -101,11 +102,15 @@ behind_nat() {
   on nat bash -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
   on nat nft -f - <<'END'
 table ip nat {
-  chain before { type nat hook prerouting priority -100
+  chain before {
+    type nat hook prerouting priority -100;
     iifname "eth0" udp dport 17946 dnat to 192.168.7.2:7946
-    iifname "eth0" tcp dport 1234 dnat to 192.168.7.2:1234 }
-  chain after { type nat hook postrouting priority 100
-    oifname "eth0" masquerade }
+    iifname "eth0" tcp dport 1234 dnat to 192.168.7.2:1234
+  }
+  chain after {
+    type nat hook postrouting priority 100;
+    oifname "eth0" masquerade
+  }
 }
 END
   shared_folder
