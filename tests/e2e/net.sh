@@ -122,6 +122,7 @@ plain_node() {
   mkdir -p "$work/$name"
   nsenter --net="${host_namespace[$name]}" -- "$binary" --node_name="$name" --cache_dir="$work/$name/cache" --memory=64MiB "$@" \
     >>"$work/$name/node.log" 2>&1 </dev/null &
+  # shellcheck disable=SC2004 # the names of the array are words
   node_pid[$name]=$!
   disown
 }

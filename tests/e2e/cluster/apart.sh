@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # names are shared between these files
 # Who must not join, and how a cluster gets another key. Parts of suite.
 
 # Two clusters in one network, each meeting its own by every way that both share.
@@ -9,7 +10,7 @@ names_apart() {
   shared_folder
   for name in a1 a2 b1 b2; do
     net_node "$name" --cluster_name="team-${name:0:1}" --autojoin_udp=10.0.0.255:9876 --autojoin_s3=members \
-      --join=10.0.0.1:7946,10.0.0.11:7946
+      "--join=10.0.0.1:7946,10.0.0.11:7946"
   done
   check "names apart: one cluster" together 20 a1 a2
   check "names apart: the other one" together 20 b1 b2
@@ -31,7 +32,7 @@ keys_apart() {
   net_hosts b 2 11
   net_hosts o 2 21
   shared_folder
-  part_flags+=(--autojoin_udp=10.0.0.255:9876 --join=10.0.0.1:7946,10.0.0.11:7946,10.0.0.21:7946 --autojoin_s3=members)
+  part_flags+=(--autojoin_udp=10.0.0.255:9876 "--join=10.0.0.1:7946,10.0.0.11:7946,10.0.0.21:7946" --autojoin_s3=members)
   for name in a1 a2; do net_node "$name" --secret_key="$key_a"; done
   for name in b1 b2; do net_node "$name" --secret_key="$key_b"; done
   for name in o1 o2; do net_node "$name"; done
@@ -84,7 +85,7 @@ rotation() {
   local keys number rest
   net_hosts n 3
   shared_folder
-  part_flags+=(--join=10.0.0.1:7946,10.0.0.2:7946,10.0.0.3:7946)
+  part_flags+=("--join=10.0.0.1:7946,10.0.0.2:7946,10.0.0.3:7946")
   for number in 1 2 3; do net_node "n$number" --secret_key="$key_a"; done
   check "rotation: a cluster" together 20 n1 n2 n3
   for keys in "$key_a,$key_b" "$key_b,$key_a" "$key_b"; do

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # names are shared between these files
 # How clusters form: by each way to meet alone, by all of them, with other addresses than those that are bound. Parts of suite.
 
 # Good keys, of no use elsewhere.
@@ -33,11 +34,11 @@ grow() {
 }
 
 join_sealed() { sealed && grow --join=10.0.0.1:7946; }
-join6_open() { ipv6=yes && grow --join=[fd00::1]:7946; }
+join6_open() { ipv6=yes && grow "--join=[fd00::1]:7946"; }
 broadcast_sealed() { sealed && grow --autojoin_udp=10.0.0.255:9876; }
 broadcast_open() { grow --autojoin_udp=10.0.0.255:9876; }
 multicast_sealed() { sealed && grow --autojoin_udp=239.7.7.7:9876; }
-multicast6_open() { ipv6=yes && grow --autojoin_udp=[ff02::7:7]:9876; }
+multicast6_open() { ipv6=yes && grow "--autojoin_udp=[ff02::7:7]:9876"; }
 list_sealed() { sealed && grow --autojoin_s3=members; }
 list_open() { ipv6=yes && grow --autojoin_s3=members; }
 
@@ -49,7 +50,7 @@ all_ways() {
   shared_folder
   sealed
   for name in "${names[@]}"; do
-    net_node "$name" --join=10.0.0.1:7946,10.0.0.2:7946 --autojoin_udp=10.0.0.255:9876 --autojoin_s3=members
+    net_node "$name" "--join=10.0.0.1:7946,10.0.0.2:7946" --autojoin_udp=10.0.0.255:9876 --autojoin_s3=members
   done
   check "all ways at once: one cluster" together 20 "${names[@]}"
   check "all ways at once: none leaves again" keep_seeing 10 "${names[@]}" -- "${names[@]}"

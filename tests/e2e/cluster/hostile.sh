@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # names are shared between these files
 # What strangers send and ask. Parts of suite.
 
 # A stranger in the network throws everything at the ports of gossip and announcements.
@@ -10,9 +11,9 @@ hostile() {
   # What it overhears: also how a member dies and comes back.
   net capture "$part" "$work/captured"
   node_signal n3 KILL
-  check "hostile: a killed node is noticed" see $noticed_s n1 n2 -- n1 n2
+  check "hostile: a killed node is noticed" see "$noticed_s" n1 n2 -- n1 n2
   net_node n3
-  check "hostile: it is back" together $back_s n1 n2 n3
+  check "hostile: it is back" together "$back_s" n1 n2 n3
   check "hostile: over 100 packets were overheard" wait_until 20 captured 100
   cp "$work/captured" "$work/overheard"
   for name in n1 n2; do before[$name]=$(cpu_ms "$name"); done
@@ -30,11 +31,11 @@ hostile() {
     check "hostile: $name does not fill its log" below "$(wc -l <"$(node_log $name)")" 200
   done
   node_signal n3 KILL
-  check "hostile: a killed node is noticed" see $noticed_s n1 n2 -- n1 n2
+  check "hostile: a killed node is noticed" see "$noticed_s" n1 n2 -- n1 n2
   on stranger1 "$python" "$root/tests/e2e/net/hostile.py" --replay "$work/overheard" 3 10.0.0.1 10.0.0.2 >"$work/storm" 2>&1
   check "hostile: what it once said does not bring it back" see 1 n1 n2 -- n1 n2
   net_node n3
-  check "hostile: it comes back itself" together $back_s n1 n2 n3
+  check "hostile: it comes back itself" together "$back_s" n1 n2 n3
   on stranger1 "$python" "$root/tests/e2e/net/hostile.py" --replay "$work/overheard" 3 10.0.0.1 10.0.0.2 10.0.0.3 >"$work/storm" 2>&1 &
   storm=$!
   check "hostile: news of its death that are old do not send it away" keep_seeing 5 n1 n2 n3 -- n1 n2 n3

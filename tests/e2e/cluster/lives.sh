@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # names are shared between these files
 # What happens to the members of a cluster: they die, come back, move, are stopped, leave, are cut off, and hear each other badly.
 # Parts of suite.
 
@@ -27,30 +28,30 @@ form() {
 }
 
 deaths() {
-  form 5 --join=10.0.0.1:7946,10.0.0.2:7946
+  form 5 "--join=10.0.0.1:7946,10.0.0.2:7946"
   node_signal n5 KILL
-  check "a killed node is noticed" see $noticed_s n1 n2 n3 n4 -- n1 n2 n3 n4
+  check "a killed node is noticed" see "$noticed_s" n1 n2 n3 n4 -- n1 n2 n3 n4
   net_node n5
-  check "started again, it is back" together $back_s "${members[@]}"
+  check "started again, it is back" together "$back_s" "${members[@]}"
   node_signal n5 KILL
   net_node n5
-  check "killed and started at once, it is there" together $back_s "${members[@]}"
+  check "killed and started at once, it is there" together "$back_s" "${members[@]}"
   check "and stays" keep_seeing 6 "${members[@]}" -- "${members[@]}"
   node_signal n4 KILL
   net_readdress n4 10.0.0.44 fd00::44
   net_node n4
-  check "started again with another address, it is back" together $back_s "${members[@]}"
+  check "started again with another address, it is back" together "$back_s" "${members[@]}"
   check "with that address" equal "$(gossip_of n1 n4)" 10.0.0.44:7946
   node_signal n1 KILL
   node_signal n2 KILL
-  check "two killed at once are noticed, also those that all others joined by" see $noticed_s n3 n4 n5 -- n3 n4 n5
+  check "two killed at once are noticed, also those that all others joined by" see "$noticed_s" n3 n4 n5 -- n3 n4 n5
   net_node n1
   net_node n2
-  check "and are back" together $back_s "${members[@]}"
+  check "and are back" together "$back_s" "${members[@]}"
   node_signal n3 STOP
-  check "a stopped node is noticed" see $noticed_s n1 n2 n4 n5 -- n1 n2 n4 n5
+  check "a stopped node is noticed" see "$noticed_s" n1 n2 n4 n5 -- n1 n2 n4 n5
   node_signal n3 CONT
-  check "when it goes on, it is back" together $healed_s "${members[@]}"
+  check "when it goes on, it is back" together "$healed_s" "${members[@]}"
 }
 
 # A node that is told to end tells the others, finishes what is open, and goes; told twice, it goes at once.
@@ -58,26 +59,26 @@ leaving() {
   local client
   form 3 --join=10.0.0.1:7946
   node_signal n3 TERM
-  check "leaving: the others are told" see $told_s n1 n2 -- n1 n2
+  check "leaving: the others are told" see "$told_s" n1 n2 -- n1 n2
   check "leaving: an idle node ends soon" ended_within n3 5
   net_node n3
-  check "leaving: it comes back" together $back_s n1 n2 n3
+  check "leaving: it comes back" together "$back_s" n1 n2 n3
   : >"$work/ledger"
   begin_upload n3 $((400 << 20))
   client=$!
   node_signal n3 TERM
-  check "leaving: the others are told while an upload is open" see $told_s n1 n2 -- n1 n2
+  check "leaving: the others are told while an upload is open" see "$told_s" n1 n2 -- n1 n2
   wait $client
   echo "    $(cat "$work/written")"
   check "leaving: the upload is acknowledged" equal "$(wc -l <"$work/ledger")" 1
   check "leaving: the node ends" ended_within n3 10
   check "leaving: another one has what was uploaded" on n1 "$trial/ledger" verify --server=grpc://10.0.0.2:1234 --ledger="$work/ledger"
   net_node n3
-  check "leaving: back again" together $back_s n1 n2 n3
+  check "leaving: back again" together "$back_s" n1 n2 n3
   begin_upload n3 $((1600 << 20))
   client=$!
   node_signal n3 TERM
-  check "leaving: told again" see $told_s n1 n2 -- n1 n2
+  check "leaving: told again" see "$told_s" n1 n2 -- n1 n2
   check "leaving: it is still there for the upload" alive n3
   node_signal n3 TERM
   check "leaving: a second signal ends it at once" ended_within n3 2
@@ -104,7 +105,7 @@ cut_off() {
   check "$part: for a minute" together 1 n4 n5
   net move "$part.n4" "$part"
   net move "$part.n5" "$part"
-  check "$part: one cluster again" together $healed_s "${members[@]}"
+  check "$part: one cluster again" together "$healed_s" "${members[@]}"
   check "$part: which lasts" keep_seeing 3 "${members[@]}" -- "${members[@]}"
 }
 partition_join() { cut_off --join=10.0.0.1:7946; }
@@ -113,7 +114,7 @@ partition_list() { cut_off --autojoin_s3=members; }
 
 # Each packet is lost with a probability of 1 in 5, and comes 100 ms late, in either direction.
 lossy() {
-  form 10 --join=10.0.0.1:7946,10.0.0.2:7946
+  form 10 "--join=10.0.0.1:7946,10.0.0.2:7946"
   net air "$part" 20 100
   check "lossy: no node loses another for a minute" keep_seeing 60 "${members[@]}" -- "${members[@]}"
   node_signal n7 KILL
