@@ -8,20 +8,20 @@
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
 mod cluster;
+mod discovery;
 mod introduce;
 mod keys;
-mod discovery;
 mod member;
 mod ring;
 mod view;
 
 pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use discovery::{
+    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
+    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+};
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
-pub use discovery::{
-    BucketList, Discovery, Envelope, HostPort, JoinError, JoinList, Meeting, Resolve,
-    SystemResolver, Udp, UdpTarget, UdpTargetError,
-};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
 pub use view::ClusterView;
