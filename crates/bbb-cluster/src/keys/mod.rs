@@ -114,9 +114,7 @@ impl fmt::Debug for SecretKey {
 }
 
 /// Reads each key, and names the place of the first bad one.
-fn collect<'a>(
-    texts: impl Iterator<Item = (Place, &'a str)>,
-) -> Result<Vec<SecretKey>, KeyError> {
+fn collect<'a>(texts: impl Iterator<Item = (Place, &'a str)>) -> Result<Vec<SecretKey>, KeyError> {
     let mut keys = Vec::new();
     for (place, text) in texts {
         let in_place = |cause| KeyError::At { place, cause: Box::new(cause) };
