@@ -9,9 +9,9 @@
 
 mod cluster;
 mod discovery;
-mod introduce;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
+mod introduce;
 mod keys;
 mod member;
 mod ring;
@@ -22,8 +22,8 @@ mod view;
 
 pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
 pub use discovery::{
-    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
-    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+    BucketList, Discovery, HostPort, JoinError, JoinList, Meeting, Resolve, SystemResolver, Udp,
+    UdpTarget, UdpTargetError,
 };
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
