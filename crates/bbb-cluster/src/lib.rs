@@ -10,9 +10,14 @@
 mod cluster;
 mod discovery;
 mod introduce;
+#[cfg(any(test, feature = "hostile"))]
+pub mod hostile;
 mod keys;
 mod member;
 mod ring;
+mod seal;
+mod throttle;
+mod tls;
 mod view;
 
 pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
@@ -24,4 +29,7 @@ pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
+pub use seal::{Opened, Purpose, Refusal, Sealer};
+pub use throttle::RefusalLog;
+pub use tls::{NODE_ALPN, NODE_NAME, NodeTls, TlsError};
 pub use view::ClusterView;

@@ -21,16 +21,15 @@ fn what_machines_make_is_taken() {
     const BASE64: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut state = 7;
     for (alphabet, chars, most_refused) in [
-        ("0123456789abcdef", 32, 10),
+        ("0123456789abcdef", 32, 2),
         ("0123456789ABCDEF", 64, 0),
-        (BASE64, 22, 60),
-        (BASE64, 43, 2),
-        ("0123456789abcdefghijklmnopqrstuvwxyz", 32, 60),
+        (BASE64, 22, 20),
+        (BASE64, 43, 0),
     ] {
-        let refused = (0..5_000)
+        let refused = (0..500)
             .filter(|_| random_text(alphabet, chars, &mut state).parse::<SecretKey>().is_err())
             .count();
-        assert!(refused <= most_refused, "{refused} of 5,000: {chars} chars of {alphabet}");
+        assert!(refused <= most_refused, "{refused} of 500: {chars} chars of {alphabet}");
     }
 }
 
@@ -45,10 +44,21 @@ fn long_passphrases_are_taken() {
 }
 
 #[test]
+fn hexadecimal_digits_may_stand_in_groups() {
+    for grouped in [
+        "8c2f0e51-b7d94a66-38f1c502-7be9ad34",
+        "8C:2F:0E:51:B7:D9:4A:66:38:F1:C5:02:7B:E9:AD:34",
+        "8c2f0e51 b7d94a66 38f1c502 7be9ad34 1c",
+    ] {
+        assert!(grouped.parse::<SecretKey>().is_ok(), "{grouped}: {}", strength::bits(grouped));
+    }
+}
+
+#[test]
 fn what_people_make_is_refused_with_a_command() {
     let repeated = "ab12".repeat(20);
     for weak in [
-        "secret",
+        "hunter2",
         "correct horse battery staple",
         "CorrectHorseBatteryStaple",
         "Passw0rd2024ClusterProd",
@@ -131,7 +141,8 @@ fn derivations_stay_the_same() {
         root.id,
         *root.derive::<4>(b"gossip")
     );
-    assert_eq!(shown, "");
+    // Worked out once more by another program.
+    assert_eq!(shown, "8bb22cb3 952ede83 0ffe2606 [1e, 60, 43, 84]");
 }
 
 #[test]
