@@ -8,6 +8,7 @@
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
 mod cluster;
+mod discovery;
 mod introduce;
 mod keys;
 mod member;
@@ -15,6 +16,10 @@ mod ring;
 mod view;
 
 pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use discovery::{
+    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
+    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+};
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
 pub use member::{Load, Member, MemberId, Properties};

@@ -59,6 +59,13 @@ enum Storage {
 /// # Errors
 /// If it cannot be started, or a part of it has failed.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    // Nothing is served behind less than what was asked for.
+    let keyed = settings.cluster.as_ref().is_some_and(|cluster| !cluster.secret_keys.is_empty());
+    anyhow::ensure!(!keyed, "--secret_key would do nothing: clusters come with a later release");
+    anyhow::ensure!(
+        settings.tls.is_none(),
+        "--tls_cert would do nothing: TLS comes with a later release"
+    );
     let mut signals = Signals::listen()?;
     let listener = TcpListener::bind(settings.listen)
         .await

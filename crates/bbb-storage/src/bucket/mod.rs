@@ -28,6 +28,7 @@ pub mod hostile;
 mod keys;
 mod lifetime;
 mod location;
+mod marks;
 mod object;
 mod pack;
 mod parts;
@@ -45,6 +46,7 @@ mod write;
 
 pub use lifetime::MIN_EXPIRE_AFTER;
 pub use location::{BucketLocation, LocationError};
+pub use marks::{Mark, MarkError};
 pub use probe::BucketError;
 pub use stats::BucketStats;
 pub use store::Objects;
