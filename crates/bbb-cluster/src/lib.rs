@@ -8,6 +8,7 @@
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
 mod cluster;
+mod gossip;
 mod introduce;
 mod member;
 mod ring;
