@@ -9,6 +9,7 @@
 
 mod cluster;
 mod discovery;
+mod gossip;
 mod introduce;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
