@@ -191,6 +191,11 @@ impl Sealer {
         }
     }
 
+    /// The random number by which receivers know this sealer's packets, as [`Opened::boot`]: so a node knows its own.
+    pub fn boot(&self) -> u64 {
+        self.boot
+    }
+
     /// Seals a payload: the result is [`OVERHEAD_BYTES`](Self::OVERHEAD_BYTES) longer.
     #[expect(clippy::expect_used, reason = "the cipher takes up to 256 GiB")]
     pub fn seal(&self, now: SystemTime, payload: &[u8]) -> Vec<u8> {
