@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn what_is_not_there_yet_is_warned_of() {
-        let flags = Flags { join: Some("a:1".to_owned()), ..Flags::default() };
+        let flags = Flags { fetch_only: vec!["example.org".to_owned()], ..Flags::default() };
         let greeting = greet(flags, "10.1.2.3:1234");
-        assert!(greeting.warnings[0].starts_with("--join does nothing yet"), "{greeting:?}");
+        assert!(greeting.warnings[0].starts_with("--fetch_only does nothing yet"), "{greeting:?}");
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bbb_digest::{Digest, Function, Hasher, InstanceName};
-use bbb_grpc::{Doors, Settings};
+use bbb_grpc::{Budgets, Doors, Port, Settings};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{
     ActionCache, ActionResult, Blob, Cas, Complete, Content, Encoding, Error, Instances, Result,
@@ -159,10 +159,21 @@ pub(crate) fn settings() -> Settings {
         client_results: true,
         exec_enabled: true,
         required_header: None,
-        request_bytes: 64 << 20,
-        upload_bytes: 32 << 20,
-        window_bytes: 32 << 20,
         max_blob_bytes: 1 << 30,
+    }
+}
+
+/// What a server has of memory, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) requests: u64,
+    pub(crate) uploads: u64,
+    pub(crate) windows: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { requests: 64 << 20, uploads: 32 << 20, windows: 32 << 20 }
     }
 }
 
@@ -172,6 +183,10 @@ impl Server {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
+        Self::within(Room::default(), settings).await
+    }
+
+    pub(crate) async fn within(room: Room, settings: Settings) -> Self {
         let memories: Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>> = Arc::default();
         let trees = Arc::new(TreeCache::new(1 << 20));
         let of = Arc::clone(&memories);
@@ -185,7 +200,9 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tasks = TaskGroup::new("doors");
-        Doors::new(settings, Arc::clone(&instances)).serve(listener, &tasks);
+        let budgets = Budgets::new(room.requests, room.uploads);
+        let doors = Doors::new(settings, &budgets, Arc::clone(&instances));
+        Port::new(room.windows, doors).serve(listener, &tasks);
         let channel = Endpoint::new(format!("http://{address}")).unwrap();
         let channel = channel.timeout(Duration::from_secs(30)).connect().await.unwrap();
         Self { address, channel, tasks, instances: memories, _known: instances }
