@@ -10,9 +10,9 @@
 mod cluster;
 mod discovery;
 mod gossip;
-mod introduce;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
+mod introduce;
 mod keys;
 mod member;
 mod ring;

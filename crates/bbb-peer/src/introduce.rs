@@ -2,17 +2,20 @@
 
 use std::{
     collections::HashSet,
-    error::Error,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use bbb_cluster::{MemberId, Properties};
+use async_trait::async_trait;
+use bbb_cluster::{Cluster, Introduce, IntroduceError, Member, MemberId, Properties};
 use bbb_storage::{Bucket, Mark};
 use tonic::Code;
 
-use crate::{CallError, Connections, proto, wire::NodeKey};
+use crate::{
+    CallError, Connections, proto,
+    wire::{self, NodeKey},
+};
 
 /// The version of what nodes say to each other. Those of different versions do not mix.
 pub const PROTOCOL: u32 = 1;
@@ -23,20 +26,12 @@ const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many marks are remembered as seen. Past that they are looked for again.
 const MAX_SEEN: usize = 4096;
 
-/// Why a member is not introduced.
-#[derive(Debug, thiserror::Error)]
-pub enum IntroduceError {
-    /// It cannot be reached now, or not be judged: ask again.
-    #[error("it cannot be introduced now")]
-    Unreachable(#[source] Box<dyn Error + Send + Sync>),
-    /// It is not to be a member: why, in one line.
-    #[error("{0}")]
-    Refused(String),
-}
-
 /// Who this node is to others, and how it judges them.
 pub struct Introductions {
-    me: MemberId,
+    /// Who this node was when it started.
+    first: MemberId,
+    /// What it is a part of, once it is.
+    cluster: OnceLock<Cluster>,
     mark: Mark,
     bucket: Arc<Bucket>,
     own: Box<dyn Fn() -> Properties + Send + Sync>,
@@ -46,24 +41,31 @@ pub struct Introductions {
 }
 
 impl Introductions {
-    /// Introductions of `me`, which has left `mark` in its bucket and says `own` of itself.
+    /// Introductions of a node that starts as `first`, which has left `mark` in its bucket and says `own` of itself.
     pub fn new(
-        me: MemberId,
+        first: MemberId,
         bucket: Arc<Bucket>,
         mark: Mark,
         own: impl Fn() -> Properties + Send + Sync + 'static,
         connections: Arc<Connections>,
     ) -> Arc<Self> {
         let seen = Mutex::default();
-        Arc::new(Self { me, mark, bucket, own: Box::new(own), connections, seen })
+        let cluster = OnceLock::new();
+        Arc::new(Self { first, cluster, mark, bucket, own: Box::new(own), connections, seen })
     }
 
-    /// Asks a member who it is and tells it who we are.
-    ///
-    /// # Errors
-    /// [`IntroduceError::Refused`] if one of both does not want the other, else [`IntroduceError::Unreachable`].
-    pub async fn introduce(&self, member: &MemberId) -> Result<Properties, IntroduceError> {
-        let request = proto::IntroduceRequest { introduction: Some(self.introduction()) };
+    /// What others say of themselves when they ask is passed on to the cluster from now on, and this node is called what
+    /// it is called there.
+    pub fn attend(&self, cluster: Cluster) {
+        // There is one cluster in a node's life.
+        let _second = self.cluster.set(cluster);
+    }
+
+    async fn ask(&self, me: &Member, member: &MemberId) -> Result<Properties, IntroduceError> {
+        let request = proto::IntroduceRequest {
+            introduction: Some(self.introduction(&me.id)),
+            properties: Some(me.properties.clone().into()),
+        };
         let path = "/bbb.peer.v1.Node/Introduce";
         let peer = self.connections.to(member);
         let answer = peer.call_anyway(path, request, INTRODUCE_TIMEOUT).await;
@@ -90,17 +92,28 @@ impl Introductions {
         &self,
         request: proto::IntroduceRequest,
     ) -> Result<proto::IntroduceResponse, IntroduceError> {
-        self.judge(request.introduction.unwrap_or_default()).await?;
+        let introduction = request.introduction.unwrap_or_default();
+        let node = introduction.node.clone().map(NodeKey::from);
+        self.judge(introduction).await?;
+        let mut me = self.first.clone();
+        if let Some(cluster) = self.cluster.get() {
+            let view = cluster.view().borrow().clone();
+            me = view.me().clone();
+            let asking = node.and_then(|node| wire::other_member(&view, &node).cloned());
+            if let (Some(asking), Some(properties)) = (asking, request.properties) {
+                cluster.heard(&asking, properties.into());
+            }
+        }
         Ok(proto::IntroduceResponse {
-            introduction: Some(self.introduction()),
+            introduction: Some(self.introduction(&me)),
             properties: Some((self.own)().into()),
         })
     }
 
-    fn introduction(&self) -> proto::Introduction {
+    fn introduction(&self, me: &MemberId) -> proto::Introduction {
         proto::Introduction {
             protocol: PROTOCOL,
-            node: Some((&self.me).into()),
+            node: Some(me.into()),
             bucket_mark: self.mark.to_string(),
         }
     }
@@ -113,7 +126,7 @@ impl Introductions {
             return Err(IntroduceError::Refused(format!(
                 "{name} speaks version {protocol} of the nodes' protocol, {} speaks {PROTOCOL}: \
                  run one version of the program on all nodes",
-                self.me.name
+                self.first.name
             )));
         }
         let mark: Mark = bucket_mark
@@ -133,8 +146,8 @@ impl Introductions {
             }
             Ok(false) => Err(IntroduceError::Refused(format!(
                 "{name} has another bucket than {}, or another prefix in it: a cluster shares one \
-                 (--bucket, --bucket_endpoint)",
-                self.me.name
+                 (--bucket, --endpoint)",
+                self.first.name
             ))),
             Err(error) => Err(IntroduceError::Unreachable(Box::new(error))),
         }
@@ -145,8 +158,15 @@ impl Introductions {
     }
 }
 
+#[async_trait]
+impl Introduce for Introductions {
+    async fn introduce(&self, me: &Member, to: &MemberId) -> Result<Properties, IntroduceError> {
+        self.ask(me, to).await
+    }
+}
+
 impl fmt::Debug for Introductions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Introductions").field("me", &self.me).finish_non_exhaustive()
+        f.debug_struct("Introductions").field("first", &self.first).finish_non_exhaustive()
     }
 }

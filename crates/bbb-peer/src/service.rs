@@ -2,12 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
+use bbb_cluster::IntroduceError;
 use bbb_digest::InstanceName;
 use bbb_storage::Disk;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    IntroduceError, Introductions, PeerTier,
+    Introductions, PeerTier,
     proto::{
         HoldRequest, HoldResponse, IntroduceRequest, IntroduceResponse, LocateRequest,
         LocateResponse, NodeId,
@@ -62,7 +63,7 @@ impl Node for NodeService {
         let mut holders: Vec<NodeId> = Vec::new();
         let absent = self.near.cas(&instance).find_missing(&[digest]).await;
         if absent.is_ok_and(|absent| absent.is_empty()) {
-            holders.push(self.tier.me().into());
+            holders.push((&self.tier.me()).into());
         }
         holders.extend(self.tier.hinted(&instance, digest).as_ref().map(NodeId::from));
         Ok(Response::new(LocateResponse { holders }))

@@ -50,7 +50,8 @@ impl Default for PeerTierSettings {
 
 /// What this node shares with others.
 pub struct PeerTier {
-    me: MemberId,
+    /// This node's name. Its generation may grow while it runs.
+    name: Arc<str>,
     bucket: Arc<Bucket>,
     view: watch::Receiver<Arc<ClusterView>>,
     connections: Arc<Connections>,
@@ -69,16 +70,17 @@ impl PeerTier {
         connections: Arc<Connections>,
         group: &TaskGroup,
     ) -> Arc<Self> {
-        let (me, counters) = (view.borrow().me().clone(), Arc::new(Counters::default()));
+        let (name, counters) =
+            (Arc::clone(&view.borrow().me().name), Arc::new(Counters::default()));
         let teller =
-            Teller::new(me.clone(), Arc::clone(&connections), Arc::clone(&counters), group);
+            Teller::new(view.clone(), Arc::clone(&connections), Arc::clone(&counters), group);
         let hints = Hints::new(settings.hints_bytes);
-        Arc::new(Self { me, bucket, view, connections, hints, teller, counters })
+        Arc::new(Self { name, bucket, view, connections, hints, teller, counters })
     }
 
     /// Whether this node owns a digest, as it sees the cluster.
     pub fn is_own(&self, digest: &Digest) -> bool {
-        self.view.borrow().owners(digest.hash())[0] == Some(&self.me)
+        self.view.borrow().owners(digest.hash())[0].is_some_and(|owner| self.is_me(owner))
     }
 
     /// The far tier of what this node owns, and of what others ask it for.
@@ -106,8 +108,12 @@ impl PeerTier {
     }
 
     /// This node.
-    pub(crate) const fn me(&self) -> &MemberId {
-        &self.me
+    pub(crate) fn me(&self) -> MemberId {
+        self.view.borrow().me().clone()
+    }
+
+    fn is_me(&self, id: &MemberId) -> bool {
+        id.name == self.name
     }
 
     /// The other node that is said to hold a blob.
@@ -154,10 +160,10 @@ impl Bucketed {
         self.bucket.put(digest, source).await?;
         let mut owners = self.tier.owners(digest).peekable();
         // The first owner looks on its own disk, and is asked what it has by whoever takes its place.
-        if digest.is_empty() || owners.peek() == Some(&self.tier.me) {
+        if digest.is_empty() || owners.peek().is_some_and(|owner| self.tier.is_me(owner)) {
             return Ok(());
         }
-        let others: Vec<MemberId> = owners.filter(|owner| *owner != self.tier.me).collect();
+        let others: Vec<MemberId> = owners.filter(|owner| !self.tier.is_me(owner)).collect();
         self.tier.teller.tell(&others, &self.instance, digest).await;
         Ok(())
     }
@@ -165,6 +171,6 @@ impl Bucketed {
 
 impl fmt::Debug for PeerTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTier").field("me", &self.me).finish_non_exhaustive()
+        f.debug_struct("PeerTier").field("name", &self.name).finish_non_exhaustive()
     }
 }

@@ -25,7 +25,7 @@ impl Cas for Blobs {
             return self.far.bucket.get(digest, wanted).await;
         }
         for owner in self.far.tier.owners(digest) {
-            if owner == self.far.tier.me {
+            if self.far.tier.is_me(&owner) {
                 return self.own.get(digest, wanted).await;
             }
             match self.far.ask(&owner, Side::Whole, digest, wanted).await {

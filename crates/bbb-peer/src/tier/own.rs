@@ -38,7 +38,7 @@ impl Blobs {
             }
             asked.push(holder);
         }
-        let others = tier.owners(digest).filter(|owner| *owner != tier.me);
+        let others = tier.owners(digest).filter(|owner| !tier.is_me(owner));
         for owner in others {
             for holder in self.located(&owner, digest).await {
                 if asked.len() >= MAX_HOLDERS_ASKED {

@@ -85,7 +85,7 @@ impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
         let tier = &self.far.tier;
         let owner = tier.owners(action).next();
-        let Some(owner) = owner.filter(|owner| *owner != tier.me) else {
+        let Some(owner) = owner.filter(|owner| !tier.is_me(owner)) else {
             return self.own.get(action).await;
         };
         add(&tier.counters.results, 1);
@@ -101,7 +101,7 @@ impl ActionCache for Results {
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
         let tier = &self.far.tier;
         let owner = tier.owners(action).next();
-        let Some(owner) = owner.filter(|owner| *owner != tier.me) else {
+        let Some(owner) = owner.filter(|owner| !tier.is_me(owner)) else {
             return self.own.put(action, result).await;
         };
         add(&tier.counters.results, 1);
