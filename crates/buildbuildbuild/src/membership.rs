@@ -9,17 +9,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context as _;
-use async_trait::async_trait;
 use bbb_cluster::{
-    BucketList, Cluster, Discovery, GossipEnvelope, Introduce, IntroduceError, JoinList, KeyRing,
-    Load, Meeting, Member, MemberId, NodeTls, Properties, Udp, UdpTarget,
+    BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
+    Properties, Purpose, Refusal, RefusalLog, Sealer, Udp, UdpTarget,
 };
 use bbb_lifecycle::TaskGroup;
-use bbb_peer::{Connections, Introductions, PeerTier, PeerTierSettings};
+use bbb_peer::{
+    Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+};
 use bbb_scheduler::Dispatch;
 use bbb_storage::{Bucket, Disk};
 use tokio::{
@@ -28,7 +29,10 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use crate::flags::{ClusterFlags, Settings};
+use crate::{
+    cluster_page::InCluster,
+    flags::{ClusterFlags, Settings},
+};
 
 /// How often a node looks how busy it is.
 const LOAD_EVERY: Duration = Duration::from_secs(1);
@@ -87,10 +91,7 @@ impl Membership {
         gossip: &TaskGroup,
         peers: &TaskGroup,
     ) -> anyhow::Result<Self> {
-        let ring = match flags.secret_keys.as_slice() {
-            [] => KeyRing::open(&flags.name),
-            keys => KeyRing::new(&flags.name, keys).context("--secret_key")?,
-        };
+        let ring = ring(flags)?;
         let tls = NodeTls::new(&ring).context("cannot make the certificates of the node")?;
         let socket = UdpSocket::bind(flags.bind).await.with_context(|| {
             format!("cannot listen on {} for gossip (--bind_host, --bind_port)", flags.bind)
@@ -116,9 +117,13 @@ impl Membership {
             own.clone(),
             Arc::clone(&connections),
         );
-        let introduce = Arc::new(Introducing(Arc::clone(&introductions)));
-        let envelope = GossipEnvelope::new(&ring);
+        let envelope = Sealed {
+            sealer: Sealer::new(&ring, Purpose::Gossip),
+            refused: RefusalLog::new("gossip packet"),
+        };
+        let introduce = Arc::clone(&introductions);
         let cluster = Cluster::start(me, socket, envelope, introduce, Arc::new(own), gossip)?;
+        introductions.attend(cluster.clone());
         connections.follow(cluster.view(), peers);
         let tier = PeerTier::new(
             &PeerTierSettings { hints_bytes },
@@ -182,6 +187,36 @@ impl Membership {
         });
     }
 
+    /// The tier of the cache that members share.
+    pub(crate) const fn tier(&self) -> &Arc<PeerTier> {
+        &self.tier
+    }
+
+    /// What other nodes ask of this one, beside blobs and results.
+    pub(crate) fn service(&self, near: &Arc<Disk>) -> NodeServer<NodeService> {
+        NodeService::new(
+            Arc::clone(near),
+            Arc::clone(&self.tier),
+            Arc::clone(&self.introductions),
+        )
+    }
+
+    /// For connections that other nodes make.
+    pub(crate) fn server_tls(&self) -> Arc<rustls::ServerConfig> {
+        self.tls.server()
+    }
+
+    /// What the page shows of it.
+    pub(crate) fn shown(&self) -> InCluster {
+        let tier = Arc::clone(&self.tier);
+        InCluster {
+            name: self.ring.cluster_name().to_owned(),
+            is_sealed: !self.ring.is_open(),
+            view: self.cluster.view(),
+            stats: Arc::new(move || tier.stats()),
+        }
+    }
+
     /// Says that this node is about to leave: others ask it for nothing any more.
     pub(crate) fn set_leaving(&self) {
         self.about.is_leaving.store(true, Ordering::Relaxed);
@@ -192,6 +227,13 @@ impl Membership {
     pub(crate) async fn leave(&self) {
         self.cluster.leave().await;
     }
+}
+
+fn ring(flags: &ClusterFlags) -> anyhow::Result<KeyRing> {
+    if flags.secret_keys.is_empty() {
+        return Ok(KeyRing::open(&flags.name));
+    }
+    KeyRing::new(&flags.name, &flags.secret_keys).context("--secret_key")
 }
 
 /// How busy the node is now.
@@ -215,12 +257,29 @@ fn load_per_processor() -> io::Result<f32> {
     Ok(average / std::thread::available_parallelism()?.get() as f32)
 }
 
-/// Introductions as gossip wants them.
-struct Introducing(Arc<Introductions>);
+/// Seals gossip with the keys of the cluster.
+struct Sealed {
+    sealer: Sealer,
+    refused: RefusalLog,
+}
 
-#[async_trait]
-impl Introduce for Introducing {
-    async fn introduce(&self, me: &Member, to: &MemberId) -> Result<Properties, IntroduceError> {
-        self.0.introduce(me, to).await
+impl Envelope for Sealed {
+    fn seal(&mut self, packet: &[u8]) -> Vec<u8> {
+        self.sealer.seal(SystemTime::now(), packet)
+    }
+
+    fn open(&mut self, from: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+        match self.sealer.open(SystemTime::now(), datagram) {
+            Ok(opened) => Some(opened.payload),
+            Err(refusal) => {
+                // Networks double packets: a replay is no news.
+                if refusal.is_noise() || refusal == Refusal::Replayed {
+                    tracing::trace!(%from, %refusal, "a gossip packet was not taken");
+                } else {
+                    self.refused.warn(Instant::now(), from.ip(), &refusal);
+                }
+                None
+            }
+        }
     }
 }
