@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, TlsFlags, remember_cache_size},
-    greeting::greeting,
+    greeting::{Bound, greeting},
     memory::MemorySplit,
 };
 
@@ -108,7 +108,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         port = port.with_client_tls(tls);
     }
     port.serve(listener, &groups.doors);
-    greet(&settings, bound);
+    greet(&settings, Bound { port: bound, gossip: None });
 
     let failure = tokio::select! {
         signal = signals.next() => {
@@ -317,7 +317,7 @@ fn max_blob_bytes(settings: &Settings) -> u64 {
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
-fn greet(settings: &Settings, bound: std::net::SocketAddr) {
+fn greet(settings: &Settings, bound: Bound) {
     let greeting = greeting(settings, bound);
     let mut out = io::stdout().lock();
     for line in &greeting.lines {
