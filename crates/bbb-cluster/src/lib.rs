@@ -14,7 +14,9 @@ mod member;
 mod ring;
 mod view;
 
-pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use cluster::{
+    Cluster, Envelope, INTRODUCTION_TIMEOUT, MAX_SEAL_BYTES, OwnProperties, StartError,
+};
 pub use introduce::{Introduce, IntroduceError};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;
