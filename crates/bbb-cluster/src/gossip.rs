@@ -137,7 +137,7 @@ impl Gossip {
             Some(Packet::Hello(hello)) => self.hear_hello(source, hello),
             Some(Packet::Suspected(suspected)) => self.hear_suspicion(&suspected),
             Some(Packet::Swim(_)) | None => {
-                tracing::debug!(%source, bytes = packet.len(), "dropped a packet")
+                tracing::debug!(%source, bytes = packet.len(), "dropped a packet");
             }
         }
         self.settle();
@@ -250,7 +250,7 @@ impl Gossip {
             Some(known) if known.generation == from.generation && !known.is_down => {}
             // It has not heard yet that it needs a new generation: the next greeting tells it.
             Some(known) if known.generation >= from.generation => {
-                self.strangers.found(from.gossip, self.effects.now)
+                self.strangers.found(from.gossip, self.effects.now);
             }
             _ => {
                 let outcome = self.foca.announce(hello.from, &mut self.effects);

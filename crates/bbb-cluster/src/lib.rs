@@ -25,6 +25,8 @@ pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartE
 pub use discovery::{
     BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
     Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+pub use cluster::{
+    Cluster, Envelope, INTRODUCTION_TIMEOUT, MAX_SEAL_BYTES, OwnProperties, StartError,
 };
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};

@@ -49,31 +49,35 @@ struct Node {
 }
 
 impl Admission {
-    /// Takes note of who lives. Says whether members were lost by it.
-    pub(super) fn set_live(&mut self, live: &[MemberId], now: Duration) -> bool {
-        let mut lost = false;
+    /// Takes note of who lives.
+    pub(super) fn set_live(&mut self, live: &[MemberId], now: Duration) {
         self.nodes.retain(|id, node| {
             let stays = live.contains(id);
             if !stays && node.properties.is_some() {
                 tracing::info!(member = %id, "member gone");
-                lost = true;
             }
             stays
         });
         for id in live {
             self.nodes.entry(id.clone()).or_insert_with(|| Node::new(now));
         }
-        lost
     }
 
     /// Those that are to be asked now. Each is not asked again before [`introduced`](Self::introduced) was told.
     pub(super) fn take_due(&mut self, now: Duration) -> Vec<MemberId> {
         let running = self.nodes.values().filter(|node| node.is_asked).count();
-        let mut due: Vec<(Duration, &MemberId)> =
-            self.nodes.iter().filter(|(_, node)| !node.is_asked && node.due <= now).map(|(id, node)| (node.due, id)).collect();
+        let mut due: Vec<(Duration, &MemberId)> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| !node.is_asked && node.due <= now)
+            .map(|(id, node)| (node.due, id))
+            .collect();
         due.sort_unstable();
-        let due: Vec<MemberId> =
-            due.into_iter().take(MAX_INTRODUCTIONS.saturating_sub(running)).map(|(_, id)| id.clone()).collect();
+        let due: Vec<MemberId> = due
+            .into_iter()
+            .take(MAX_INTRODUCTIONS.saturating_sub(running))
+            .map(|(_, id)| id.clone())
+            .collect();
         for id in &due {
             if let Some(node) = self.nodes.get_mut(id) {
                 node.is_asked = true;
@@ -141,7 +145,14 @@ impl Admission {
 
 impl Node {
     const fn new(now: Duration) -> Self {
-        Self { properties: None, answered: now, due: now, retry: RETRIED_FIRST, is_asked: false, is_logged: false }
+        Self {
+            properties: None,
+            answered: now,
+            due: now,
+            retry: RETRIED_FIRST,
+            is_asked: false,
+            is_logged: false,
+        }
     }
 
     fn admit(&mut self, id: &MemberId, properties: Properties, now: Duration, jitter: f64) {
@@ -156,7 +167,12 @@ impl Node {
     }
 
     /// It did not answer.
-    fn miss(&mut self, id: &MemberId, error: &(dyn std::error::Error + Send + Sync), now: Duration) {
+    fn miss(
+        &mut self,
+        id: &MemberId,
+        error: &(dyn std::error::Error + Send + Sync),
+        now: Duration,
+    ) {
         self.due = now + self.retry;
         self.retry = (self.retry * 2).min(RETRIED_LAST);
         let is_too_long = now.saturating_sub(self.answered) >= DROPPED_AFTER;
