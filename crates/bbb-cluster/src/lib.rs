@@ -7,8 +7,12 @@
 //!
 //! The room knows nothing of gRPC, of digests, of what members store or run.
 
+mod cluster;
+mod discovery;
+mod gossip;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
+mod introduce;
 mod keys;
 mod member;
 mod ring;
@@ -17,6 +21,12 @@ mod throttle;
 mod tls;
 mod view;
 
+pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use discovery::{
+    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
+    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+};
+pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};
 pub use member::{Load, Member, MemberId, Properties};
 pub use ring::OWNERS;

@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use bbb_digest::InstanceName;
 use bbb_grpc::{
-    Doors, RequiredHeader,
+    Budgets, ClientTls, Doors, Port, RequiredHeader, TlsFiles,
     execution::{Execution, ExecutionSettings},
     operations::Operations,
 };
@@ -23,8 +23,8 @@ use bbb_worker::{Keep, Local, Slots};
 use tokio::net::TcpListener;
 
 use crate::{
-    flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
-    greeting::greeting,
+    flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, TlsFlags, remember_cache_size},
+    greeting::{Bound, greeting},
     memory::MemorySplit,
 };
 
@@ -59,6 +59,10 @@ enum Storage {
 /// # Errors
 /// If it cannot be started, or a part of it has failed.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    // Nothing is served behind less than what was asked for.
+    let keyed = settings.cluster.as_ref().is_some_and(|cluster| !cluster.secret_keys.is_empty());
+    anyhow::ensure!(!keyed, "--secret_key would do nothing: clusters come with a later release");
+    let client_tls = settings.tls.as_ref().map(client_tls).transpose()?;
     let mut signals = Signals::listen()?;
     let listener = TcpListener::bind(settings.listen)
         .await
@@ -97,8 +101,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         start_worker(&settings, &disk, storage, &instances, &dispatch, &groups).await?;
     }
     let bound = listener.local_addr().context("cannot tell the own address")?;
-    doors(&settings, memory, instances, dispatch)?.serve(listener, &groups.doors);
-    greet(&settings, bound);
+    let budgets = Budgets::new(memory.requests_bytes, memory.uploads_bytes);
+    let clients = client_doors(&settings, &budgets, instances, dispatch)?;
+    let mut port = Port::new(memory.windows_bytes, clients);
+    if let Some(tls) = client_tls {
+        port = port.with_client_tls(tls);
+    }
+    port.serve(listener, &groups.doors);
+    greet(&settings, Bound { port: bound, gossip: None });
 
     let failure = tokio::select! {
         signal = signals.next() => {
@@ -116,6 +126,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(story) => Err(anyhow::anyhow!("a part of the node has failed: {story}")),
         None => Ok(()),
     }
+}
+
+/// Reads the certificates for clients.
+fn client_tls(flags: &TlsFlags) -> anyhow::Result<Arc<ClientTls>> {
+    let TlsFlags { cert, key, client_ca } = flags.clone();
+    Ok(Arc::new(ClientTls::open(TlsFiles { cert, key, client_ca })?))
 }
 
 /// Connects to the bucket and tries it.
@@ -266,10 +282,10 @@ async fn start_worker(
     Ok(())
 }
 
-/// All services of the port.
-fn doors(
+/// All services for clients.
+fn client_doors(
     settings: &Settings,
-    memory: MemorySplit,
+    budgets: &Budgets,
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
 ) -> anyhow::Result<Doors> {
@@ -281,19 +297,13 @@ fn doors(
     let exec_enabled = settings.worker_slots > 0;
     let execution =
         ExecutionSettings { action_timeout: settings.action_timeout, enabled: exec_enabled };
-    let doors = Doors::new(
-        bbb_grpc::Settings {
-            client_results: settings.client_results,
-            exec_enabled,
-            required_header,
-            request_bytes: memory.requests_bytes,
-            upload_bytes: memory.uploads_bytes,
-            window_bytes: memory.windows_bytes,
-            max_blob_bytes: max_blob_bytes(settings),
-        },
-        Arc::clone(&instances),
-    );
-    Ok(doors
+    let for_clients = bbb_grpc::Settings {
+        client_results: settings.client_results,
+        exec_enabled,
+        required_header,
+        max_blob_bytes: max_blob_bytes(settings),
+    };
+    Ok(Doors::new(for_clients, budgets, Arc::clone(&instances))
         .with_service(Execution::new(instances, Arc::clone(&dispatch), execution).into_server())
         .with_service(Operations::new(dispatch).into_server()))
 }
@@ -307,7 +317,7 @@ fn max_blob_bytes(settings: &Settings) -> u64 {
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
-fn greet(settings: &Settings, bound: std::net::SocketAddr) {
+fn greet(settings: &Settings, bound: Bound) {
     let greeting = greeting(settings, bound);
     let mut out = io::stdout().lock();
     for line in &greeting.lines {
