@@ -9,9 +9,9 @@
 
 mod cluster;
 mod discovery;
-mod introduce;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
+mod introduce;
 mod keys;
 mod member;
 mod ring;

@@ -25,7 +25,7 @@ mod wire;
 
 pub use call::CallError;
 pub use connections::{Connections, Peer};
-pub use introduce::{IntroduceError, Introductions, PROTOCOL};
+pub use introduce::{Introductions, PROTOCOL};
 pub use proto::node_server::NodeServer;
 pub use service::NodeService;
 pub use stats::PeerStats;

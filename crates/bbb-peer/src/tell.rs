@@ -37,7 +37,7 @@ const MAX_WAITING: usize = 4 * MAX_BATCH;
 
 /// What tells owners.
 pub(crate) struct Teller {
-    me: MemberId,
+    name: Arc<str>,
     connections: Arc<Connections>,
     counters: Arc<Counters>,
     group: TaskGroup,
@@ -54,13 +54,13 @@ struct Waiting {
 
 impl Teller {
     pub(crate) fn new(
-        me: MemberId,
+        name: Arc<str>,
         connections: Arc<Connections>,
         counters: Arc<Counters>,
         group: &TaskGroup,
     ) -> Arc<Self> {
         let group = group.clone();
-        Arc::new(Self { me, connections, counters, group, waiting: Mutex::default() })
+        Arc::new(Self { name, connections, counters, group, waiting: Mutex::default() })
     }
 
     /// Tells some owners that this node holds a blob that is in the bucket. Waits until they know, but not for long.
@@ -153,7 +153,7 @@ impl Teller {
             digests,
         };
         proto::HoldRequest {
-            holder: Some((&self.me).into()),
+            holder: self.name.to_string(),
             holdings: holdings.into_iter().map(holding).collect(),
         }
     }
