@@ -19,9 +19,12 @@ pub enum CallError {
     /// The node did not answer a moment ago and was not asked. Ask another.
     #[error("it is stepped over, for it did not answer a moment ago")]
     SteppedOver,
-    /// It was not reached, or has not answered in time; it may have done what it was asked for. Ask another.
-    #[error("it cannot be reached: {0}")]
-    Lost(String),
+    /// It was not reached, or the connection broke; it may have done what it was asked for. Ask another.
+    #[error("the connection to it failed")]
+    Lost(#[source] Box<Status>),
+    /// It has not answered in time; it may have done what it was asked for. Ask another.
+    #[error("it has not answered within {0:?}")]
+    Late(Duration),
     /// It has answered that it cannot, or will not.
     #[error("it says {}: {}", .0.code(), .0.message())]
     Refused(#[source] Box<Status>),
@@ -168,11 +171,11 @@ async fn judged<T>(
         }
         Ok(Err(status)) => {
             turn.failed(Instant::now());
-            Err(CallError::Lost(status.message().to_owned()))
+            Err(CallError::Lost(Box::new(status)))
         }
         Err(_) => {
             turn.failed(Instant::now());
-            Err(CallError::Lost(format!("no answer within {within:?}")))
+            Err(CallError::Late(within))
         }
     }
 }

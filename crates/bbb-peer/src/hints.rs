@@ -1,17 +1,16 @@
-//! Hints: which node holds which blob on its disk, as it has said itself.
+//! Hints: which node holds which blob on its disk, as it has said itself. Nodes go by their names: one that starts again has
+//! the disk that it had before.
 //!
 //! A hint is no promise. It costs a question if it is wrong, and saves a request to the bucket if it is right.
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bbb_digest::{Digest, Function, Hasher, InstanceName};
 use quick_cache::sync::Cache;
-
-use crate::wire::NodeKey;
 
 /// What one hint takes in memory, about: its key, its holder's number and its place in the cache.
 const HINT_BYTES: u64 = 48;
@@ -31,8 +30,8 @@ pub(crate) struct Hints {
 /// Nodes by their numbers, and the other way round.
 #[derive(Default)]
 struct Holders {
-    by_number: Vec<NodeKey>,
-    numbers: HashMap<NodeKey, u32>,
+    by_number: Vec<Arc<str>>,
+    numbers: HashMap<Arc<str>, u32>,
 }
 
 impl Hints {
@@ -43,19 +42,19 @@ impl Hints {
     }
 
     /// A node holds a blob. The last one that says so is remembered.
-    pub(crate) fn insert(&self, instance: &InstanceName, digest: Digest, holder: &NodeKey) {
+    pub(crate) fn insert(&self, instance: &InstanceName, digest: Digest, holder: &str) {
         let number = self.number(holder);
         self.holders_of.insert(key(instance, digest), number);
     }
 
     /// Who holds a blob.
-    pub(crate) fn get(&self, instance: &InstanceName, digest: Digest) -> Option<NodeKey> {
+    pub(crate) fn get(&self, instance: &InstanceName, digest: Digest) -> Option<Arc<str>> {
         let number = self.holders_of.get(&key(instance, digest))?;
         self.holders().by_number.get(number as usize).cloned()
     }
 
     /// A node does not hold a blob any more.
-    pub(crate) fn remove(&self, instance: &InstanceName, digest: Digest, holder: &NodeKey) {
+    pub(crate) fn remove(&self, instance: &InstanceName, digest: Digest, holder: &str) {
         let number = self.holders().numbers.get(holder).copied();
         self.holders_of.remove_if(&key(instance, digest), |of| Some(*of) == number);
     }
@@ -65,7 +64,7 @@ impl Hints {
         self.holders_of.len()
     }
 
-    fn number(&self, holder: &NodeKey) -> u32 {
+    fn number(&self, holder: &str) -> u32 {
         let mut holders = self.holders();
         if let Some(number) = holders.numbers.get(holder) {
             return *number;
@@ -76,8 +75,9 @@ impl Hints {
         }
         // At most as many as there may be holders.
         let number = holders.by_number.len() as u32;
-        holders.by_number.push(holder.clone());
-        holders.numbers.insert(holder.clone(), number);
+        let holder: Arc<str> = holder.into();
+        holders.by_number.push(Arc::clone(&holder));
+        holders.numbers.insert(holder, number);
         number
     }
 
@@ -109,8 +109,8 @@ impl fmt::Debug for Hints {
 mod tests {
     use super::*;
 
-    fn node(number: u64) -> NodeKey {
-        NodeKey { name: "node".into(), generation: number }
+    fn node(number: u64) -> Arc<str> {
+        format!("node-{number}").into()
     }
 
     #[test]

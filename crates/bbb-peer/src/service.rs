@@ -11,10 +11,10 @@ use crate::{
     Introductions, PeerTier,
     proto::{
         HoldRequest, HoldResponse, IntroduceRequest, IntroduceResponse, LocateRequest,
-        LocateResponse, NodeId,
+        LocateResponse,
         node_server::{Node, NodeServer},
     },
-    wire::{self, NodeKey},
+    wire,
 };
 
 /// The largest message that another node may send: hints and digests take some hundred kilobytes.
@@ -45,10 +45,12 @@ impl Node for NodeService {
         &self,
         request: Request<IntroduceRequest>,
     ) -> Result<Response<IntroduceResponse>, Status> {
-        match self.introductions.answer(request.into_inner()).await {
+        match self.introductions.answer(self.tier.me(), request.into_inner()).await {
             Ok(answer) => Ok(Response::new(answer)),
             Err(IntroduceError::Refused(why)) => Err(Status::failed_precondition(why)),
-            Err(IntroduceError::Unreachable(error)) => Err(Status::unavailable(error.to_string())),
+            Err(IntroduceError::Unreachable(error)) => {
+                Err(Status::unavailable(format!("cannot look for the bucket's mark: {error}")))
+            }
         }
     }
 
@@ -60,19 +62,17 @@ impl Node for NodeService {
         let instance = instance(&instance_name)?;
         let digest = digest.as_ref().and_then(wire::read_digest);
         let digest = digest.ok_or_else(|| Status::invalid_argument("digest is none"))?;
-        let mut holders: Vec<NodeId> = Vec::new();
+        let mut holders = Vec::new();
         let absent = self.near.cas(&instance).find_missing(&[digest]).await;
         if absent.is_ok_and(|absent| absent.is_empty()) {
-            holders.push((&self.tier.me()).into());
+            holders.push(self.tier.me().name.to_string());
         }
-        holders.extend(self.tier.hinted(&instance, digest).as_ref().map(NodeId::from));
+        holders.extend(self.tier.hinted(&instance, digest).map(|holder| holder.name.to_string()));
         Ok(Response::new(LocateResponse { holders }))
     }
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldResponse>, Status> {
         let HoldRequest { holder, holdings } = request.into_inner();
-        let holder = holder.ok_or_else(|| Status::invalid_argument("holder is not set"))?;
-        let holder = NodeKey::from(holder);
         for holding in holdings {
             let instance = instance(&holding.instance_name)?;
             // What is no digest here is one of a later version: no use to us, and no harm.

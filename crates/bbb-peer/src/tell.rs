@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use bbb_cluster::{ClusterView, MemberId};
+use bbb_cluster::MemberId;
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use tokio::{
-    sync::{oneshot, watch},
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -37,7 +37,7 @@ const MAX_WAITING: usize = 4 * MAX_BATCH;
 
 /// What tells owners.
 pub(crate) struct Teller {
-    view: watch::Receiver<Arc<ClusterView>>,
+    name: Arc<str>,
     connections: Arc<Connections>,
     counters: Arc<Counters>,
     group: TaskGroup,
@@ -54,13 +54,13 @@ struct Waiting {
 
 impl Teller {
     pub(crate) fn new(
-        view: watch::Receiver<Arc<ClusterView>>,
+        name: Arc<str>,
         connections: Arc<Connections>,
         counters: Arc<Counters>,
         group: &TaskGroup,
     ) -> Arc<Self> {
         let group = group.clone();
-        Arc::new(Self { view, connections, counters, group, waiting: Mutex::default() })
+        Arc::new(Self { name, connections, counters, group, waiting: Mutex::default() })
     }
 
     /// Tells some owners that this node holds a blob that is in the bucket. Waits until they know, but not for long.
@@ -153,7 +153,7 @@ impl Teller {
             digests,
         };
         proto::HoldRequest {
-            holder: Some(self.view.borrow().me().into()),
+            holder: self.name.to_string(),
             holdings: holdings.into_iter().map(holding).collect(),
         }
     }

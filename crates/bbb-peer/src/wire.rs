@@ -1,8 +1,6 @@
 //! Between messages of [`crate::proto`] and values that cannot be wrong.
 
-use std::sync::Arc;
-
-use bbb_cluster::{ClusterView, Load, Member, MemberId, Properties};
+use bbb_cluster::{ClusterView, Load, MemberId, Properties};
 use bbb_digest::Digest;
 use bbb_reapi::{announced_function, function_code};
 
@@ -23,36 +21,20 @@ pub(crate) fn read_digest(message: &proto::Digest) -> Option<Digest> {
     Digest::from_raw(function, &message.hash, message.size_bytes).ok()
 }
 
-/// What names a node that runs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct NodeKey {
-    pub(crate) name: Arc<str>,
-    pub(crate) generation: u64,
+/// The other member of a name, if it is in the view: the one that started last, should there be two for a moment.
+pub(crate) fn other_member<'a>(view: &'a ClusterView, name: &str) -> Option<&'a MemberId> {
+    let named = view.others().filter(|member| *member.id.name == *name);
+    named.map(|member| &member.id).max_by_key(|id| id.generation)
 }
 
-impl From<&MemberId> for NodeKey {
-    fn from(id: &MemberId) -> Self {
-        Self { name: Arc::clone(&id.name), generation: id.generation }
-    }
-}
-
-impl From<proto::NodeId> for NodeKey {
-    fn from(id: proto::NodeId) -> Self {
-        Self { name: id.name.into(), generation: id.generation }
-    }
-}
-
-impl From<&MemberId> for proto::NodeId {
-    fn from(id: &MemberId) -> Self {
-        Self { name: id.name.to_string(), generation: id.generation }
-    }
-}
-
-/// The other member that a key names, if it is in the view.
-pub(crate) fn other_member<'a>(view: &'a ClusterView, key: &NodeKey) -> Option<&'a MemberId> {
-    let is_it =
-        |member: &&Member| member.id.generation == key.generation && member.id.name == key.name;
-    view.others().find(is_it).map(|member| &member.id)
+/// The member that an introduction is about; none if its addresses are none.
+pub(crate) fn read_member(introduction: &proto::Introduction) -> Option<MemberId> {
+    Some(MemberId {
+        name: introduction.name.as_str().into(),
+        generation: introduction.generation,
+        gossip: introduction.gossip_address.parse().ok()?,
+        port: introduction.port_address.parse().ok()?,
+    })
 }
 
 impl From<Properties> for proto::Properties {

@@ -46,7 +46,7 @@ impl Bucketed {
         {
             let view = self.tier.view.borrow();
             for digest in unknown {
-                let owner = view.owners(digest.hash())[0].filter(|owner| !self.tier.is_me(owner));
+                let owner = view.owners(digest.hash())[0].filter(|owner| *owner != view.me());
                 // Most are in a share that is there already.
                 let share = (owner.cloned(), digest.function());
                 shares.entry(share).or_default().push(digest);

@@ -81,7 +81,7 @@ impl Bucketed {
                 add(&counters.stepped_over, 1);
                 Asked::Lost
             }
-            Err(error @ CallError::Lost(_)) => {
+            Err(error @ (CallError::Lost(_) | CallError::Late(_))) => {
                 tracing::debug!(%node, %digest, %error, "a peer does not give a blob");
                 Asked::Lost
             }

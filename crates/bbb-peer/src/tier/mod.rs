@@ -32,7 +32,7 @@ use crate::{
     hints::Hints,
     stats::{Counters, add},
     tell::Teller,
-    wire::{self, NodeKey},
+    wire,
 };
 
 /// What the peer tier is set up with.
@@ -50,8 +50,6 @@ impl Default for PeerTierSettings {
 
 /// What this node shares with others.
 pub struct PeerTier {
-    /// This node's name. Its generation may grow while it runs.
-    name: Arc<str>,
     bucket: Arc<Bucket>,
     view: watch::Receiver<Arc<ClusterView>>,
     connections: Arc<Connections>,
@@ -72,15 +70,15 @@ impl PeerTier {
     ) -> Arc<Self> {
         let (name, counters) =
             (Arc::clone(&view.borrow().me().name), Arc::new(Counters::default()));
-        let teller =
-            Teller::new(view.clone(), Arc::clone(&connections), Arc::clone(&counters), group);
+        let teller = Teller::new(name, Arc::clone(&connections), Arc::clone(&counters), group);
         let hints = Hints::new(settings.hints_bytes);
-        Arc::new(Self { name, bucket, view, connections, hints, teller, counters })
+        Arc::new(Self { bucket, view, connections, hints, teller, counters })
     }
 
     /// Whether this node owns a digest, as it sees the cluster.
     pub fn is_own(&self, digest: &Digest) -> bool {
-        self.view.borrow().owners(digest.hash())[0].is_some_and(|owner| self.is_me(owner))
+        let view = self.view.borrow();
+        view.owners(digest.hash())[0] == Some(view.me())
     }
 
     /// The far tier of what this node owns, and of what others ask it for.
@@ -107,13 +105,9 @@ impl PeerTier {
         PeerStats { hints: self.hints.len() as u64, ..self.counters.stats() }
     }
 
-    /// This node.
+    /// This node, as it is called by now.
     pub(crate) fn me(&self) -> MemberId {
         self.view.borrow().me().clone()
-    }
-
-    fn is_me(&self, id: &MemberId) -> bool {
-        id.name == self.name
     }
 
     /// The other node that is said to hold a blob.
@@ -123,7 +117,7 @@ impl PeerTier {
     }
 
     /// Another node holds blobs and has written them to the bucket.
-    pub(crate) fn heard(&self, instance: &InstanceName, digests: &[Digest], holder: &NodeKey) {
+    pub(crate) fn heard(&self, instance: &InstanceName, digests: &[Digest], holder: &str) {
         add(&self.counters.hints_heard, digests.len() as u64);
         for digest in digests {
             self.hints.insert(instance, *digest, holder);
@@ -132,8 +126,13 @@ impl PeerTier {
     }
 
     /// The owners of a digest, best first.
-    fn owners(&self, digest: Digest) -> impl Iterator<Item = MemberId> + use<> {
-        self.view.borrow().owners(digest.hash()).map(|owner| owner.cloned()).into_iter().flatten()
+    fn owners(&self, digest: Digest) -> impl Iterator<Item = Owner> + use<> {
+        let view = self.view.borrow();
+        let owner = |id: &MemberId| match id == view.me() {
+            true => Owner::Me,
+            false => Owner::Other(id.clone()),
+        };
+        view.owners(digest.hash()).map(|id| id.map(owner)).into_iter().flatten()
     }
 
     fn peer(&self, id: &MemberId) -> Arc<Peer> {
@@ -143,6 +142,22 @@ impl PeerTier {
     fn far(self: &Arc<Self>, instance: &InstanceName) -> Bucketed {
         let bucket = self.bucket.cas(instance);
         Bucketed { tier: Arc::clone(self), instance: instance.clone(), bucket }
+    }
+}
+
+/// Who owns something, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Me,
+    Other(MemberId),
+}
+
+impl Owner {
+    fn other(self) -> Option<MemberId> {
+        match self {
+            Self::Me => None,
+            Self::Other(id) => Some(id),
+        }
     }
 }
 
@@ -160,10 +175,10 @@ impl Bucketed {
         self.bucket.put(digest, source).await?;
         let mut owners = self.tier.owners(digest).peekable();
         // The first owner looks on its own disk, and is asked what it has by whoever takes its place.
-        if digest.is_empty() || owners.peek().is_some_and(|owner| self.tier.is_me(owner)) {
+        if digest.is_empty() || owners.peek() == Some(&Owner::Me) {
             return Ok(());
         }
-        let others: Vec<MemberId> = owners.filter(|owner| !self.tier.is_me(owner)).collect();
+        let others: Vec<MemberId> = owners.filter_map(Owner::other).collect();
         self.tier.teller.tell(&others, &self.instance, digest).await;
         Ok(())
     }
@@ -171,6 +186,6 @@ impl Bucketed {
 
 impl fmt::Debug for PeerTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTier").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("PeerTier").field("me", &self.me()).finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use bbb_storage::{Blob, Cas, Error, Result, Source, Wanted};
 
 use crate::{call::Side, stats::add};
 
-use super::{Bucketed, fetch::Asked};
+use super::{Bucketed, Owner, fetch::Asked};
 
 #[derive(Debug)]
 pub(super) struct Blobs {
@@ -25,9 +25,7 @@ impl Cas for Blobs {
             return self.far.bucket.get(digest, wanted).await;
         }
         for owner in self.far.tier.owners(digest) {
-            if self.far.tier.is_me(&owner) {
-                return self.own.get(digest, wanted).await;
-            }
+            let Owner::Other(owner) = owner else { return self.own.get(digest, wanted).await };
             match self.far.ask(&owner, Side::Whole, digest, wanted).await {
                 Asked::Given(blob) => return Ok(blob),
                 Asked::Missing => return Err(Error::Missing(digest)),

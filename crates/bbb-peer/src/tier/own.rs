@@ -7,14 +7,9 @@ use bbb_cluster::MemberId;
 use bbb_digest::Digest;
 use bbb_storage::{Blob, Cas, Result, Source, Wanted};
 
-use crate::{
-    call::Side,
-    proto,
-    stats::add,
-    wire::{self, NodeKey},
-};
+use crate::{call::Side, proto, stats::add, wire};
 
-use super::{Bucketed, fetch::Asked};
+use super::{Bucketed, Owner, fetch::Asked};
 
 /// How long another owner may take to say who holds a blob.
 const LOCATE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -38,8 +33,7 @@ impl Blobs {
             }
             asked.push(holder);
         }
-        let others = tier.owners(digest).filter(|owner| !tier.is_me(owner));
-        for owner in others {
+        for owner in tier.owners(digest).filter_map(Owner::other) {
             for holder in self.located(&owner, digest).await {
                 if asked.len() >= MAX_HOLDERS_ASKED {
                     return None;
@@ -59,8 +53,7 @@ impl Blobs {
         match self.far.ask(holder, Side::Near, digest, wanted).await {
             Asked::Given(blob) => Some(blob),
             Asked::Missing => {
-                let holder = NodeKey::from(holder);
-                self.far.tier.hints.remove(&self.far.instance, digest, &holder);
+                self.far.tier.hints.remove(&self.far.instance, digest, &holder.name);
                 None
             }
             Asked::Lost | Asked::Failed => None,
@@ -85,8 +78,8 @@ impl Blobs {
             }
         };
         let view = tier.view.borrow();
-        let keys = answer.holders.into_iter().take(MAX_HOLDERS_ASKED).map(NodeKey::from);
-        keys.filter_map(|key| wire::other_member(&view, &key).cloned()).collect()
+        let names = answer.holders.iter().take(MAX_HOLDERS_ASKED);
+        names.filter_map(|name| wire::other_member(&view, name).cloned()).collect()
     }
 }
 

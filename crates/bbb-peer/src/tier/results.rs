@@ -17,7 +17,7 @@ use tonic::Code;
 
 use crate::{CallError, stats::add};
 
-use super::Bucketed;
+use super::{Bucketed, Owner};
 
 /// How long an owner may take: it may have to wait for the bucket. A node that is gone is found out sooner, by its
 /// connection.
@@ -84,8 +84,7 @@ impl Results {
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
         let tier = &self.far.tier;
-        let owner = tier.owners(action).next();
-        let Some(owner) = owner.filter(|owner| !tier.is_me(owner)) else {
+        let Some(owner) = tier.owners(action).next().and_then(Owner::other) else {
             return self.own.get(action).await;
         };
         add(&tier.counters.results, 1);
@@ -100,8 +99,7 @@ impl ActionCache for Results {
 
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
         let tier = &self.far.tier;
-        let owner = tier.owners(action).next();
-        let Some(owner) = owner.filter(|owner| !tier.is_me(owner)) else {
+        let Some(owner) = tier.owners(action).next().and_then(Owner::other) else {
             return self.own.put(action, result).await;
         };
         add(&tier.counters.results, 1);
