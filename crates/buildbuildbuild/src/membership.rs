@@ -14,13 +14,11 @@ use std::{
 
 use anyhow::Context as _;
 use bbb_cluster::{
-    BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    Properties, Purpose, Refusal, RefusalLog, Sealer, Udp, UdpTarget,
+    Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
+    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, SecretKey,
 };
 use bbb_lifecycle::TaskGroup;
-use bbb_peer::{
-    Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
-};
+use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
 use bbb_scheduler::Dispatch;
 use bbb_storage::{Bucket, Disk};
 use tokio::{
@@ -88,8 +86,7 @@ impl Membership {
         listening: SocketAddr,
         bucket: &Arc<Bucket>,
         hints_bytes: u64,
-        gossip: &TaskGroup,
-        peers: &TaskGroup,
+        (gossip, peers): (&TaskGroup, &TaskGroup),
     ) -> anyhow::Result<Self> {
         let ring = ring(flags)?;
         let tls = NodeTls::new(&ring).context("cannot make the certificates of the node")?;
@@ -104,17 +101,16 @@ impl Membership {
             port: flags.advertised_port(listening),
         };
         let about = Arc::new(About::new(settings));
-        let own = {
+        let own: OwnProperties = {
             let about = Arc::clone(&about);
-            move || about.properties()
+            Arc::new(move || about.properties())
         };
         let mark = bucket.leave_mark(peers).await.context("cannot leave a mark in the bucket")?;
         let connections = Connections::new(tls.client(), NodeTls::server_name(), peers);
         let introductions = Introductions::new(
-            me.clone(),
             Arc::clone(bucket),
             mark,
-            own.clone(),
+            Arc::clone(&own),
             Arc::clone(&connections),
         );
         let envelope = Sealed {
@@ -122,8 +118,9 @@ impl Membership {
             refused: RefusalLog::new("gossip packet"),
         };
         let introduce = Arc::clone(&introductions);
-        let cluster = Cluster::start(me, socket, envelope, introduce, Arc::new(own), gossip)?;
-        introductions.attend(cluster.clone());
+        let cluster = Cluster::start(me, socket, envelope, introduce, own, gossip)?;
+        let told = cluster.clone();
+        introductions.tell(move |member, properties| told.heard(member, properties));
         connections.follow(cluster.view(), peers);
         let tier = PeerTier::new(
             &PeerTierSettings { hints_bytes },
@@ -150,14 +147,7 @@ impl Membership {
             let list = JoinList::parse(&flags.join.join(","), self.bound).context("--join")?;
             ways.push(("join", Box::new(list)));
         }
-        if let Some(address) = flags.autojoin_udp {
-            let targets = UdpTarget::parse_list(&address.to_string()).context("--autojoin_udp")?;
-            ways.push(("autojoin udp", Box::new(Udp::new(targets, &self.ring))));
-        }
-        if let Some(key) = &flags.autojoin_s3 {
-            let list = BucketList::new(bucket.objects(), bucket.key(key).as_ref(), &self.ring);
-            ways.push(("autojoin s3", Box::new(list)));
-        }
+        let _ = bucket;
         for (name, way) in ways {
             tracing::info!("looks for other nodes by {way}");
             let meeting =
@@ -168,7 +158,12 @@ impl Membership {
     }
 
     /// Looks again and again how busy the node is, to tell the others.
-    pub(crate) fn measure(&self, disk: &Arc<Disk>, dispatch: &Arc<dyn Dispatch>, tasks: &TaskGroup) {
+    pub(crate) fn measure(
+        &self,
+        disk: &Arc<Disk>,
+        dispatch: &Arc<dyn Dispatch>,
+        tasks: &TaskGroup,
+    ) {
         let (about, stop) = (Arc::clone(&self.about), tasks.stop());
         let (disk, dispatch) = (Arc::clone(disk), Arc::clone(dispatch));
         tasks.spawn("load", async move {
@@ -187,6 +182,11 @@ impl Membership {
         });
     }
 
+    /// Where gossip listens.
+    pub(crate) const fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
     /// The tier of the cache that members share.
     pub(crate) const fn tier(&self) -> &Arc<PeerTier> {
         &self.tier
@@ -194,11 +194,7 @@ impl Membership {
 
     /// What other nodes ask of this one, beside blobs and results.
     pub(crate) fn service(&self, near: &Arc<Disk>) -> NodeServer<NodeService> {
-        NodeService::new(
-            Arc::clone(near),
-            Arc::clone(&self.tier),
-            Arc::clone(&self.introductions),
-        )
+        NodeService::new(Arc::clone(near), Arc::clone(&self.tier), Arc::clone(&self.introductions))
     }
 
     /// For connections that other nodes make.
@@ -233,7 +229,9 @@ fn ring(flags: &ClusterFlags) -> anyhow::Result<KeyRing> {
     if flags.secret_keys.is_empty() {
         return Ok(KeyRing::open(&flags.name));
     }
-    KeyRing::new(&flags.name, &flags.secret_keys).context("--secret_key")
+    let keys: Vec<&str> = flags.secret_keys.iter().map(|key| key.0.as_str()).collect();
+    let keys = SecretKey::parse_list(&keys.join(",")).context("--secret_key")?;
+    KeyRing::new(&flags.name, &keys).context("--secret_key")
 }
 
 /// How busy the node is now.
