@@ -66,17 +66,17 @@ free_port() {
 }
 
 # shellcheck disable=SC2034 # read by those who start nodes
-declare -A node_pid=() node_port=()
+declare -A node_pid=() node_port=() node_gossip=()
 
 # start_node NAME FOLDER [FLAG...]: starts a node on loopback, alone, with its cache and log in FOLDER, and waits
-# until it answers. NODE_PORT asks for a port. Sets node_pid[NAME] and node_port[NAME].
+# until it answers. NODE_PORT asks for a port, NODE_GOSSIP for one of gossip. Sets node_pid[NAME], node_port[NAME] and
+# node_gossip[NAME]. Nodes become a cluster by --join=127.0.0.1:PORT with the latter.
 start_node() {
-  local name=$1 folder=$2 port=${NODE_PORT:-$(free_port)} gossip deadline=$((SECONDS + 60)) said
+  local name=$1 folder=$2 port=${NODE_PORT:-$(free_port)} gossip=${NODE_GOSSIP:-$(free_port)} deadline=$((SECONDS + 60)) said
   shift 2
   mkdir -p "$folder"
   # A node that was here before has left its words.
   said=$(stat -c %s "$folder/node.log" 2>/dev/null || echo 0)
-  gossip=$(free_port)
   "$binary" --node_name="$name" --listen=127.0.0.1 --port="$port" --bind_host=127.0.0.1 --bind_port="$gossip" \
     --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" --sandbox="${BBB_SANDBOX:-auto}" "$@" \
     >>"$folder/node.log" 2>&1 </dev/null &
@@ -84,7 +84,7 @@ start_node() {
   # Otherwise the shell reports its end, when it was killed, in the middle of something else.
   disown
   # shellcheck disable=SC2034
-  node_port[$name]=$port
+  node_port[$name]=$port node_gossip[$name]=$gossip
   # It takes connections a moment before it serves them, and says when it does.
   until tail -c +$((said + 1)) "$folder/node.log" 2>/dev/null | grep -aqF "listens on 127.0.0.1:$port" && accepts "$port"; do
     if ! kill -0 "${node_pid[$name]}" 2>/dev/null; then

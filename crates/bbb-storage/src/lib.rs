@@ -37,7 +37,7 @@ pub use action_cache::{ActionCache, ActionResult};
 pub use blob::{Blob, Content, Encoding, PinnedFile, Wanted};
 pub use bucket::{
     Bucket, BucketError, BucketLocation, BucketSettings, BucketStats, LocationError,
-    MIN_EXPIRE_AFTER, Objects,
+    MIN_EXPIRE_AFTER, Mark, MarkError, Objects,
 };
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;

@@ -57,6 +57,9 @@ pub struct Asked {
     /// How often a call that ended in UNAVAILABLE is made again, as builds do.
     #[arg(long, default_value_t = 0)]
     pub retries: u32,
+    /// Results are of this edition: the same actions with another one have other results.
+    #[arg(long, default_value_t = 0)]
+    pub edition: u32,
 }
 
 /// How much to store.
@@ -172,7 +175,7 @@ pub async fn write(asked: &Asked, amount: &Amount) -> anyhow::Result<Sums> {
         writeln!(file, "{entry}")
     };
     let end = Instant::now() + Duration::from_secs(amount.seconds);
-    let writer = Writer { client: &client, retries: asked.retries, amount };
+    let writer = Writer { client: &client, retries: asked.retries, edition: asked.edition, amount };
     let failed = AtomicBool::new(false);
     let more = |_: &u64| {
         let lost = amount.until_failure && failed.load(Ordering::Relaxed);
@@ -204,6 +207,7 @@ struct Taken {
 struct Writer<'a> {
     client: &'a Client,
     retries: u32,
+    edition: u32,
     amount: &'a Amount,
 }
 
@@ -253,7 +257,7 @@ impl Writer<'_> {
             refused?;
         }
         if step.has_result {
-            self.client.put_result(&step.action(), step.result()).await?;
+            self.client.put_result(&step.action(), step.result(self.edition)).await?;
             taken.acknowledged.push(Entry { seed, step: number, what: What::Result });
         }
         Ok(())
@@ -285,7 +289,7 @@ pub async fn verify(asked: &Asked) -> anyhow::Result<Sums> {
             Err(status) => tell(&mut sums, &format!("FindMissingBlobs: {}", short(&status))),
         }
     }
-    let held = entries.iter().map(|entry| hold(&client, *entry, asked.retries));
+    let held = entries.iter().map(|entry| hold(&client, *entry, asked));
     let mut held = stream::iter(held).buffer_unordered(asked.concurrency);
     while let Some((entry, held)) = held.next().await {
         match held {
@@ -338,14 +342,15 @@ fn digest_of(entry: &Entry) -> Digest {
 }
 
 /// Holds the node to one entry.
-async fn hold(client: &Client, entry: Entry, retries: u32) -> (Entry, Result<(), String>) {
+async fn hold(client: &Client, entry: Entry, asked: &Asked) -> (Entry, Result<(), String>) {
     let step = entry.step();
+    let Asked { retries, edition, .. } = *asked;
     let held = match entry.index() {
         Some(index) => hold_blob(client, &step, entry, index, retries).await,
         None => {
             let action = step.action();
             match patiently(retries, || client.result(&action)).await {
-                Ok(result) if result.output_files == step.result().output_files => Ok(()),
+                Ok(result) if result.output_files == step.result(edition).output_files => Ok(()),
                 Ok(_) => Err("another result".to_owned()),
                 Err(status) => Err(short(&status)),
             }

@@ -7,20 +7,25 @@
 
 mod argv;
 mod bucket;
+mod cluster;
 mod defaults;
+mod hosts;
 mod later;
 mod raw;
 mod refusal;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod units;
 mod values;
 
 pub use argv::{Invocation, parse};
 pub use bucket::BucketFlags;
+pub use cluster::{ClusterFlags, SecretKey};
 pub use defaults::{Machine, remember_cache_size};
 pub use raw::{Flags, Tool};
 pub use refusal::Refusal;
 pub use settings::{KeepExecRoot, LogFormat, RequiredHeader, SandboxChoice, Settings};
+pub use tls::TlsFlags;
 pub use units::{format_bytes, format_duration};

@@ -87,6 +87,22 @@ impl Cas for Blobs {
 }
 
 impl Bucket {
+    /// Another node has written these blobs a moment ago, and the bucket has acknowledged them: nobody needs to look.
+    pub fn note_written(&self, instance: &InstanceName, digests: &[Digest]) {
+        for digest in digests {
+            self.existence.saw(Id::of(&self.keys.entry(Kind::Blob, instance, *digest)));
+        }
+    }
+
+    /// Those of the blobs that are not known to be there without a look.
+    pub fn unknown(&self, instance: &InstanceName, digests: &[Digest]) -> Vec<Digest> {
+        let is_known = |digest: &Digest| {
+            let key = self.keys.entry(Kind::Blob, instance, *digest);
+            is_empty_blob(*digest) || self.existence.is_known(Id::of(&key))
+        };
+        digests.iter().filter(|digest| !is_known(digest)).copied().collect()
+    }
+
     /// Makes sure that an object that was seen may be promised. Tells whether it counts as there.
     pub(super) async fn hold(&self, kind: Kind, meta: &ObjectMeta) -> Result<bool> {
         let Some(lifetime) = &self.lifetime else { return Ok(true) };

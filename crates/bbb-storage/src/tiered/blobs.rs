@@ -8,7 +8,7 @@ use bbb_digest::{Digest, InstanceName};
 use crate::{Blob, Cas, Disk, Error, Result, Source, Wanted};
 
 use super::{
-    fetch::{Fetches, Progress, Request, SMALL_BYTES},
+    fetch::{Fetches, Progress, Request, SMALL_BYTES, Seat},
     read::{Reader, straight},
     write_back::Queue,
 };
@@ -55,9 +55,16 @@ impl Blobs {
                 None => return straight(&self.far, digest, wanted).await.map(Some),
             },
         };
-        match reader {
-            Some(reader) => reader.blob(wanted).await.map(Some),
-            None => Ok(None),
+        let Some(reader) = reader else { return Ok(None) };
+        let is_late = reader.is_late;
+        match reader.blob(wanted).await {
+            // It may have been written since the fetch asked, and acknowledged before this read began. Whichever fetch
+            // runs next began later than that.
+            Err(Error::Missing(_)) if is_late => match self.begin(digest, wanted, None) {
+                Some(reader) => reader.blob(wanted).await.map(Some),
+                None => Ok(None),
+            },
+            read => read.map(Some),
         }
     }
 
@@ -70,24 +77,25 @@ impl Blobs {
     ) -> Option<Reader> {
         let request = Request { far: Arc::clone(&self.far), prefer: wanted.prefer };
         let begun = self.fetches.join_or_begin(&self.instance, digest, request, landed);
-        begun.map(|progress| self.reader(progress, digest))
+        begun.map(|seat| self.reader(seat, digest))
     }
 
     /// Becomes a reader of a fetch that has come or soon comes to where the read begins.
     fn join_in_reach(&self, digest: Digest, wanted: Wanted) -> Option<Reader> {
-        let progress = self.fetches.join(&self.instance, digest)?;
-        let reached = match &*progress.borrow() {
+        let seat = self.fetches.join(&self.instance, digest)?;
+        let reached = match &*seat.progress.borrow() {
             Progress::Growing { readable_bytes, .. } => *readable_bytes,
             Progress::Here(_) => u64::MAX,
             Progress::Asked | Progress::NoRoom | Progress::Failed(_) => 0,
         };
         let start = wanted.within(digest.size_bytes()).start;
         let is_in_reach = start <= reached.saturating_add(WORTH_WAITING_BYTES);
-        is_in_reach.then(|| self.reader(progress, digest))
+        is_in_reach.then(|| self.reader(seat, digest))
     }
 
-    fn reader(&self, progress: tokio::sync::watch::Receiver<Progress>, digest: Digest) -> Reader {
-        Reader { progress, far: Arc::clone(&self.far), digest }
+    fn reader(&self, seat: Seat, digest: Digest) -> Reader {
+        let Seat { progress, is_late } = seat;
+        Reader { progress, is_late, far: Arc::clone(&self.far), digest }
     }
 }
 

@@ -104,12 +104,10 @@ impl Fetches {
     }
 
     /// Becomes a reader of the fetch of a blob that runs.
-    pub(super) fn join(
-        &self,
-        instance: &InstanceName,
-        digest: Digest,
-    ) -> Option<watch::Receiver<Progress>> {
-        Some(self.running().get(&(instance.clone(), digest))?.subscribe())
+    pub(super) fn join(&self, instance: &InstanceName, digest: Digest) -> Option<Seat> {
+        let running = self.running();
+        let fetch = running.get(&(instance.clone(), digest))?;
+        Some(Seat { progress: fetch.subscribe(), is_late: true })
     }
 
     /// Becomes a reader of the fetch of a blob, which begins if none runs. Nothing if blobs have landed
@@ -120,11 +118,11 @@ impl Fetches {
         digest: Digest,
         request: Request,
         landed: Option<u64>,
-    ) -> Option<watch::Receiver<Progress>> {
+    ) -> Option<Seat> {
         let id = (instance.clone(), digest);
         let mut running = self.running();
         if let Some(fetch) = running.get(&id) {
-            return Some(fetch.subscribe());
+            return Some(Seat { progress: fetch.subscribe(), is_late: true });
         }
         if landed.is_some_and(|landed| landed != self.landed()) {
             return None;
@@ -135,7 +133,7 @@ impl Fetches {
         drop(running);
         let fetch = Fetch { fetches: Arc::clone(self), id, progress };
         self.group.spawn("fetch", fetch.run(request));
-        Some(reader)
+        Some(Seat { progress: reader, is_late: false })
     }
 
     /// How many run.
@@ -153,6 +151,13 @@ impl Fetches {
         let acquired = self.buffers.acquire_many(permits).await;
         acquired.map_err(|error| Error::unavailable("fetching", io::Error::other(error)))
     }
+}
+
+/// A place among the readers of a fetch.
+pub(super) struct Seat {
+    pub(super) progress: watch::Receiver<Progress>,
+    /// Whether the fetch had begun before. What it does not find may have been written since.
+    pub(super) is_late: bool,
 }
 
 /// Whom a fetch asks, and for which form.

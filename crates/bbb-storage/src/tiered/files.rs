@@ -30,16 +30,21 @@ impl LocalFiles for Files {
         let full = |what: &str| {
             Err(Error::Full { size_bytes: digest.size_bytes(), what: what.to_owned() })
         };
+        let mut was_late = false;
         for attempt in 0..ATTEMPTS {
             let landed = (attempt == 0).then(|| self.blobs.fetches.landed());
             match self.near.pin(digest, executable).await {
                 Err(Error::Missing(_)) => {}
                 pinned => return pinned,
             }
-            if let Some(reader) = self.blobs.begin(digest, Wanted::ALL, landed)
-                && !reader.ended().await?
-            {
-                return full("the near tier has none");
+            let Some(reader) = self.blobs.begin(digest, Wanted::ALL, landed) else { continue };
+            let is_late = reader.is_late;
+            match reader.ended().await {
+                Ok(true) => {}
+                Ok(false) => return full("the near tier has none"),
+                // It may have been written since that fetch asked; the next one asks anew.
+                Err(Error::Missing(_)) if is_late && !was_late => was_late = true,
+                Err(error) => return Err(error),
             }
         }
         full("the near tier does not keep what is brought there")

@@ -17,6 +17,8 @@ use super::fetch::{HELD_BACK_BYTES, Landed, Progress};
 /// A reader of a fetch. The fetch goes on as long as there is one.
 pub(super) struct Reader {
     pub(super) progress: watch::Receiver<Progress>,
+    /// Whether it came when the fetch had begun already.
+    pub(super) is_late: bool,
     /// Whom to read from if there is no room near.
     pub(super) far: Arc<dyn Cas>,
     pub(super) digest: Digest,

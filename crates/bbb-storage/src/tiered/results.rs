@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{ActionCache, ActionResult, Result};
 
-use super::{TieredSettings, write_back::Queue};
+use super::TieredSettings;
 
 type Key = (InstanceName, Digest);
 
@@ -76,18 +76,12 @@ pub(super) struct Results {
     pub(super) instance: InstanceName,
     pub(super) far: Arc<dyn ActionCache>,
     pub(super) fresh: Arc<Fresh>,
-    pub(super) queue: Option<Arc<Queue>>,
 }
 
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
-        if let Some(queue) = &self.queue
-            && let Some(result) = queue.result(&self.instance, action).await?
-        {
-            return Ok(Some(Arc::new(result)));
-        }
         let key = (self.instance.clone(), action);
         if let Some(result) = self.fresh.get(&key) {
             return Ok(Some(result));
@@ -102,12 +96,7 @@ impl ActionCache for Results {
 
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
         let key = (self.instance.clone(), action);
-        let stored = match &self.queue {
-            Some(queue) if queue.takes_results() => {
-                queue.add_result(&self.instance, action, &result).await
-            }
-            _ => self.far.put(action, result).await,
-        };
+        let stored = self.far.put(action, result).await;
         // Also when it failed: it may have come about.
         self.fresh.forget(&key);
         stored

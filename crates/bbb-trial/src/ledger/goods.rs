@@ -77,10 +77,10 @@ impl Step {
         Digest::of(Function::Sha256, format!("action {} {}", self.seed, self.number).as_bytes())
     }
 
-    /// A result that needs all blobs of the step.
-    pub(super) fn result(&self) -> ActionResult {
+    /// A result that needs all blobs of the step; another one for each edition.
+    pub(super) fn result(&self, edition: u32) -> ActionResult {
         let file = |index| OutputFile {
-            path: format!("out/{index}"),
+            path: format!("out/{edition}/{index}"),
             digest: Some(Digest::of(Function::Sha256, &self.blob(index)).to_proto()),
             ..OutputFile::default()
         };

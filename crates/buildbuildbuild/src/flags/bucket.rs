@@ -94,7 +94,6 @@ fn refuse_without_bucket(flags: &Flags) -> Result<(), Refusal> {
         ("virtual_hosted_style", flags.virtual_hosted_style.is_some()),
         ("expire_after", flags.expire_after.is_some()),
         ("write_back", flags.write_back.is_some()),
-        ("autojoin_s3", flags.autojoin_s3.is_some()),
     ];
     match needing.iter().find(|(_, given)| *given) {
         Some((flag, _)) => {

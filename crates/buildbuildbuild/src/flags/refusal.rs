@@ -50,14 +50,6 @@ pub enum Refusal {
     /// Flags that do not go together.
     #[error("{0}")]
     Contradiction(String),
-    /// A flag that would do nothing yet, where its user must be able to rely on it.
-    #[error("--{flag} would do nothing: {feature} with a later release; leave the flag out")]
-    NotYet {
-        /// Its name.
-        flag: &'static str,
-        /// What comes, as the start of a sentence.
-        feature: &'static str,
-    },
     /// Anything else, as the parser of flags or the system says it.
     #[error("{0}")]
     Other(String),

@@ -1,21 +1,24 @@
 //! The settings of a node: plain, valid data.
 //!
-//! [`Settings::resolve`] parses every flag, whether or not its feature is there yet, then looks for
-//! flags that contradict each other, then for flags that may not be ignored.
+//! [`Settings::resolve`] parses every flag, whether or not its feature is there yet, and looks for flags that
+//! contradict each other.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::bucket::{self, BucketFlags};
+use super::cluster::{self, ClusterFlags};
 use super::defaults::{self, Machine};
+use super::hosts::{PRIVATE_IP, host_of};
+use super::later;
 use super::raw::Flags;
 use super::refusal::Refusal;
+use super::tls::{self, TlsFlags};
 use super::values::{
     parse_choice, parse_count, parse_flag, parse_header, parse_log_filter, parse_name, parse_port,
     parse_size, parse_timeout, platform,
 };
-use super::{later, units};
 
 /// Everything that a node is told at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,10 @@ pub struct Settings {
     pub client_results: bool,
     /// Where blobs and results are kept for good; none keeps them in the local store alone.
     pub bucket: Option<BucketFlags>,
+    /// How this node is part of a cluster; none where it is not.
+    pub cluster: Option<ClusterFlags>,
+    /// TLS for clients; none serves them in plain text.
+    pub tls: Option<TlsFlags>,
     /// Which exec roots are kept.
     pub keep_exec_root: KeepExecRoot,
     /// Directives for the filter of logs: `info`, or `warn,bbb_storage=debug`.
@@ -116,14 +123,12 @@ const MAX_WORKER_SLOTS: usize = 4_096;
 const MAX_CONCURRENCY: usize = 1_000;
 const MIN_CACHE_SIZE: u64 = 1 << 20;
 const MIN_MEMORY: u64 = 16 << 20;
-const PRIVATE_IP: &str = "{{ GetPrivateIP }}";
 
 impl Settings {
     /// The settings that these flags give on this machine.
     ///
     /// # Errors
-    /// When a value is not one of its flag's, flags contradict each other, or a flag may not be
-    /// ignored and would be.
+    /// When a value is not one of its flag's, or flags contradict each other.
     pub fn resolve(flags: &Flags, machine: &Machine) -> Result<Self, Refusal> {
         let mut notes = Vec::new();
         let host = listen_host(flags.listen.as_deref(), machine, &mut notes)?;
@@ -171,6 +176,13 @@ impl Settings {
             )?,
             client_results: parse_flag("client_results", flags.client_results.as_deref(), true)?,
             bucket: bucket::resolve(flags)?,
+            cluster: cluster::resolve(
+                flags,
+                machine,
+                flags.listen.as_ref().map(|_| host),
+                &mut notes,
+            )?,
+            tls: tls::resolve(flags)?,
             keep_exec_root: parse_choice(
                 "no_cleanup_execroot",
                 flags.no_cleanup_execroot.as_deref(),
@@ -186,10 +198,9 @@ impl Settings {
             )?,
             cores: machine.cores,
             notes,
-            not_yet: later::warnings(flags, check_cluster_flags(flags, machine)?),
+            not_yet: later::warnings(flags),
         };
         check_contradictions(flags, &settings)?;
-        later::refuse_unsafe(flags)?;
         Ok(settings)
     }
 
@@ -214,35 +225,6 @@ const KEEPS: [(&str, KeepExecRoot); 2] =
     [("fail", KeepExecRoot::Failed), ("all", KeepExecRoot::All)];
 const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// What a host template gives, without white space around it.
-fn evaluate(flag: &'static str, template: &str, machine: &Machine) -> Result<String, Refusal> {
-    match bbb_sockaddr::evaluate(template, &machine.interfaces) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(error) => Err(Refusal::value(flag, template, error.to_string())),
-    }
-}
-
-/// The IP address that a host template gives, none where it gives nothing.
-fn host_of(
-    flag: &'static str,
-    template: &str,
-    machine: &Machine,
-) -> Result<Option<IpAddr>, Refusal> {
-    let text = evaluate(flag, template, machine)?;
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);
-    match bare {
-        "" => Ok(None),
-        "localhost" => Ok(Some(Ipv4Addr::LOCALHOST.into())),
-        bare => bare.parse().map(Some).map_err(|_| {
-            let many = text.split_whitespace().count() > 1;
-            let advice = if many { "use one IP address (| limit 1)" } else { "use an IP address" };
-            let gives =
-                if template.trim() == text { String::new() } else { format!("gives {text:?}, ") };
-            Refusal::value(flag, template, format!("{gives}{advice} or a template that gives one"))
-        }),
-    }
-}
-
 fn listen_host(
     given: Option<&str>,
     machine: &Machine,
@@ -256,48 +238,6 @@ fn listen_host(
         ));
         Ipv4Addr::LOCALHOST.into()
     }))
-}
-
-/// Checks the flags of clusters; gives whether UDP announcements are asked for.
-fn check_cluster_flags(flags: &Flags, machine: &Machine) -> Result<bool, Refusal> {
-    flags.cluster_name.as_deref().map(|name| parse_name("cluster_name", name)).transpose()?;
-    for (flag, host) in [("bind_host", &flags.bind_host), ("advertise_host", &flags.advertise_host)]
-    {
-        host.as_deref().map(|host| host_of(flag, host, machine)).transpose()?;
-    }
-    for (flag, port) in [("bind_port", &flags.bind_port), ("advertise_port", &flags.advertise_port)]
-    {
-        port.as_deref().map(|port| parse_port(flag, port, 1)).transpose()?;
-    }
-    for peer in flags.join.iter().flat_map(|list| list.split(',')) {
-        let host_port = peer.trim().rsplit_once(':');
-        let right = host_port.is_some_and(|(host, port)| {
-            !host.is_empty()
-                && !host.contains(char::is_whitespace)
-                && parse_port("join", port, 1).is_ok()
-        });
-        if !right {
-            let list = flags.join.as_deref().unwrap_or_default();
-            return Err(Refusal::value("join", list, format!("{peer:?} is no host:port")));
-        }
-    }
-    if flags.secret_key.as_deref() == Some("") {
-        return Err(Refusal::Contradiction(
-            "--secret_key is empty: give a key or leave it out".to_owned(),
-        ));
-    }
-    let Some(udp) = flags.autojoin_udp.as_deref() else { return Ok(false) };
-    if udp.is_empty() || units::parse_bool(udp) == Some(false) {
-        return Ok(false);
-    }
-    let address = evaluate("autojoin_udp", udp, machine)?;
-    // Without an address before its port a template gives nothing.
-    let nothing = address.is_empty() || address.starts_with(':');
-    if !nothing && address.parse::<SocketAddr>().is_err() {
-        let right = format!("gives {address:?}, use IP:port, false or a template");
-        return Err(Refusal::value("autojoin_udp", udp, right));
-    }
-    Ok(true)
 }
 
 /// Checks the flags of assets.
@@ -314,15 +254,6 @@ fn check_fetch_flags(flags: &Flags) -> Result<(), Refusal> {
 
 fn check_contradictions(flags: &Flags, settings: &Settings) -> Result<(), Refusal> {
     let refuse = |what: &str| Err(Refusal::Contradiction(what.to_owned()));
-    if flags.secret_key.is_some() && flags.secret_key_file.is_some() {
-        return refuse("--secret_key and --secret_key_file are both given: give one");
-    }
-    if flags.tls_cert.is_some() != flags.tls_key.is_some() {
-        return refuse("--tls_cert and --tls_key belong together: give both or neither");
-    }
-    if flags.tls_client_ca.is_some() && flags.tls_cert.is_none() {
-        return refuse("--tls_client_ca needs --tls_cert and --tls_key: give all three");
-    }
     if settings.sandbox == SandboxChoice::None
         && flags.sandbox_network.is_some()
         && !settings.sandbox_network

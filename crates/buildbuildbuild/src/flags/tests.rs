@@ -226,7 +226,9 @@ fn what_is_wrong_is_said_in_one_line() {
         ("--loglevel=info,debug", "--loglevel=info,debug: use"),
         ("--log_format=xml", "--log_format=xml: use text or json"),
         ("--join=a:1,b", "--join=a:1,b: \"b\" is no host:port"),
-        ("--bind_port=0", "--bind_port=0: use a port from 1 to 65535"),
+        ("--bind_port=x", "--bind_port=x: use a port from 0 to 65535"),
+        ("--advertise_port=0", "--advertise_port=0: use a port from 1 to 65535"),
+        ("--advertise_host=0.0.0.0", "--advertise_host=0.0.0.0: other nodes cannot send to it"),
         ("--advertise_host=x", "--advertise_host=x: use an IP address"),
         (
             "--autojoin_udp=10.0.0.255",
@@ -237,12 +239,13 @@ fn what_is_wrong_is_said_in_one_line() {
         // Contradictions.
         ("--endpoint=https://s3.example.org", "--endpoint needs --bucket"),
         ("--autojoin_s3=members", "--autojoin_s3 needs --bucket"),
+        ("--join=a:1", "--join needs --bucket: a cluster shares one bucket, so give --bucket"),
+        ("--secret_key=topsecret", "--secret_key needs --bucket"),
+        ("--secret_key=", "--secret_key is empty: give a key or leave it out"),
         ("--expire_after=30d", "--expire_after needs --bucket"),
         ("--write_back", "--write_back needs --bucket"),
         ("--tls_cert=a", "--tls_cert and --tls_key belong together"),
-        // What may not be ignored.
-        ("--secret_key=topsecret", "--secret_key would do nothing: clusters come"),
-        ("--secret_key_file=/k", "--secret_key_file would do nothing"),
+        ("--secret_key_file=/nowhere", "--secret_key_file=/nowhere: cannot be read: No such file"),
     ];
     for (flag, expected) in table {
         let told = refusal(&[flag]);
@@ -259,7 +262,7 @@ fn what_is_wrong_is_said_in_one_line() {
             &["--secret_key=a", "--secret_key_file=b"],
             "--secret_key and --secret_key_file are both given",
         ),
-        (&["--tls_cert=a", "--tls_key=b"], "--tls_cert would do nothing: TLS for clients comes"),
+        (&["--bind_host=127.0.0.1", "--advertise_host=::1"], "are of different IP versions"),
         (&["--tls_client_ca=a"], "--tls_client_ca needs --tls_cert and --tls_key"),
         (
             &["--sandbox=none", "--sandbox_network=false"],
@@ -273,24 +276,11 @@ fn what_is_wrong_is_said_in_one_line() {
 
 #[test]
 fn what_is_not_there_yet_is_said() {
-    for flag in [
-        "--cluster_name=c",
-        "--bind_host=127.0.0.1",
-        "--bind_port=1",
-        "--advertise_host=127.0.0.1",
-        "--advertise_port=1",
-        "--autojoin_udp={{ GetPrivateInterfaces | attr `broadcast` }}:9876",
-        "--join=a:1,[::1]:2",
-        "--fetch_allow=10.0.0.0/8",
-        "--fetch_only=example.org",
-    ] {
+    for flag in ["--fetch_allow=10.0.0.0/8", "--fetch_only=example.org"] {
         let said = settings(&[flag]).not_yet().to_vec();
         let name = flag.split('=').next().unwrap();
         assert_eq!(said.len(), 1, "{flag}");
         assert!(said[0].starts_with(&format!("{name} does nothing yet: ")), "{said:?}");
-    }
-    for off in ["--autojoin_udp=false", "--autojoin_udp="] {
-        assert!(settings(&[off]).not_yet().is_empty());
     }
 }
 
@@ -321,6 +311,112 @@ fn a_bucket_is_what_its_flags_say() {
     assert!(!all.compress && all.write_back && all.virtual_hosted_style);
     assert_eq!(all.expire_after, Some(Duration::from_secs(30 * 24 * 3600)));
     assert!(settings(&["--compress=false"]).bucket.is_none());
+}
+
+fn cluster(line: &[&str]) -> ClusterFlags {
+    settings(&[&["--bucket=builds"], line].concat()).cluster.expect("a cluster")
+}
+
+#[test]
+fn a_bucket_makes_a_node_part_of_a_cluster() {
+    assert_eq!(settings(&[]).cluster, None);
+    assert_eq!(settings(&["--bind_host=10.1.2.3", "--cluster_name=c"]).cluster, None);
+    let plain = cluster(&[]);
+    assert_eq!(
+        (plain.name.as_str(), plain.bind.to_string()),
+        ("default_cluster", "10.1.2.3:7946".into())
+    );
+    assert_eq!(
+        (plain.advertise_host.to_string().as_str(), plain.advertise_port),
+        ("10.1.2.3", None)
+    );
+    assert_eq!(plain.autojoin_udp.unwrap().to_string(), "10.1.2.255:9876");
+    assert_eq!((plain.autojoin_s3, plain.join, plain.secret_keys), (None, vec![], vec![]));
+    let bound = |text: &str| text.parse().unwrap();
+    let all = cluster(&[
+        "--cluster_name=c",
+        "--bind_host=0.0.0.0",
+        "--bind_port=0",
+        "--advertise_host={{ GetInterfaceIP `eth0` }}",
+        "--advertise_port=80",
+        "--autojoin_udp=239.0.0.1:99",
+        "--autojoin_s3=members",
+        "--join=a:1, [::1]:2",
+        "--secret_key=new,old",
+    ]);
+    assert_eq!((all.name.as_str(), all.bind.to_string()), ("c", "0.0.0.0:0".into()));
+    assert_eq!(all.advertised_gossip(bound("0.0.0.0:5")).to_string(), "10.1.2.3:80");
+    assert_eq!(all.advertised_port(bound("0.0.0.0:5")).to_string(), "10.1.2.3:5");
+    assert_eq!(all.autojoin_udp.unwrap().to_string(), "239.0.0.1:99");
+    assert_eq!(all.autojoin_s3.as_deref(), Some("members"));
+    assert_eq!(all.join, ["a:1", "[::1]:2"]);
+    assert_eq!(all.secret_keys, ["new", "old"].map(|key| SecretKey(key.to_owned())));
+    assert!(!format!("{all:?}").contains("old"));
+    assert_eq!(cluster(&["--bind_port=0"]).advertised_gossip(bound("10.1.2.3:5")).port(), 5);
+}
+
+/// Reads one setting of the cluster as text.
+type ReadCluster = fn(&ClusterFlags) -> String;
+
+#[test]
+fn addresses_of_a_cluster_follow_from_each_other() {
+    let bind: ReadCluster = |cluster| cluster.bind.ip().to_string();
+    let advertise: ReadCluster = |cluster| cluster.advertise_host.to_string();
+    let udp: ReadCluster = |cluster| format!("{:?}", cluster.autojoin_udp);
+    let table: [(&[&str], ReadCluster, &str); 14] = [
+        (&["--bind_host=127.0.0.1"], bind, "127.0.0.1"),
+        (&["--bind_host=127.0.0.1"], advertise, "127.0.0.1"),
+        (&["--bind_host=127.0.0.1"], udp, "None"),
+        (&["--bind_host=0.0.0.0"], advertise, "10.1.2.3"),
+        (&["--bind_host=::"], advertise, "10.1.2.3"),
+        (&["--bind_host=::1"], advertise, "::1"),
+        (&["--advertise_host=192.0.2.1"], bind, "10.1.2.3"),
+        // Who serves this machine alone gossips there alone.
+        (&["--listen=127.0.0.1"], bind, "127.0.0.1"),
+        (&["--listen=127.0.0.1"], advertise, "127.0.0.1"),
+        (&["--listen=127.0.0.1"], udp, "None"),
+        (&["--listen=127.0.0.1", "--bind_host=10.1.2.3"], advertise, "10.1.2.3"),
+        (&["--listen=0.0.0.0"], advertise, "10.1.2.3"),
+        (&["--autojoin_udp=false"], udp, "None"),
+        (&["--autojoin_udp="], udp, "None"),
+    ];
+    for (line, read, expected) in table {
+        assert_eq!(read(&cluster(line)), expected, "{line:?}");
+    }
+    let nothing = settings(&["--bucket=builds", "--autojoin_udp={{ GetPublicIP }}:9876"]);
+    assert!(nothing.notes()[0].ends_with("gives no address on this machine: it is off"));
+    assert_eq!(nothing.cluster.unwrap().autojoin_udp, None);
+}
+
+#[test]
+fn a_machine_without_a_private_address_is_in_no_cluster_unless_it_is_told_one() {
+    let lonely = Machine { interfaces: Interfaces::default(), ..machine() };
+    let resolve = |line: &[&str]| {
+        Settings::resolve(&flags(&[&["--bucket=builds"], line].concat()).unwrap(), &lonely)
+    };
+    let alone = resolve(&[]).unwrap();
+    assert_eq!(alone.cluster, None);
+    assert!(
+        alone.notes().iter().any(|note| note.contains("give --advertise_host")),
+        "{:?}",
+        alone.notes()
+    );
+    let told = resolve(&["--join=a:1"]).unwrap_err().to_string();
+    assert!(told.starts_with("--join: this machine has no private address, so give"), "{told}");
+    let public = resolve(&["--advertise_host=192.0.2.1"]).unwrap().cluster.unwrap();
+    assert_eq!(public.bind.to_string(), "0.0.0.0:7946");
+}
+
+#[test]
+fn keys_come_from_a_file_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keys");
+    let flag = format!("--secret_key_file={}", path.display());
+    std::fs::write(&path, "# the new one\n first \n\nsecond\n").unwrap();
+    let keys = cluster(&[&flag]).secret_keys;
+    assert_eq!(keys, ["first", "second"].map(|key| SecretKey(key.to_owned())));
+    std::fs::write(&path, "# none\n").unwrap();
+    assert!(refusal(&["--bucket=builds", &flag]).ends_with("has no key: write one into it"));
 }
 
 #[test]

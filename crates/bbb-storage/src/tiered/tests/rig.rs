@@ -329,7 +329,7 @@ impl Rig {
 
     /// Waits until no fetch runs.
     pub(super) async fn until_quiet(&self) {
-        until(|| self.tiered.fetches.len() == 0).await;
+        until(|| self.tiered.own.fetches.len() == 0).await;
     }
 
     /// Files on their way into the near tier.

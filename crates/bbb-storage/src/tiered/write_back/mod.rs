@@ -8,9 +8,11 @@
 //! What it gives up: what waits is on this machine alone. If its disk is lost, so is that; if the machine
 //! goes down, files that the kernel had not written out are noticed by their hash and dropped.
 //!
-//! [`Journal`] is what is on the disk, [`Queue`] what is in memory, `upload` the task that empties both.
+//! [`Journal`] is what is on the disk, [`Queue`] what is in memory, `upload` the task that empties both; [`Queued`] are results
+//! of which some wait.
 
 mod journal;
+mod results;
 mod upload;
 
 use std::{
@@ -26,6 +28,7 @@ use tokio::{sync::Notify, task, time::Instant};
 
 use crate::{ActionResult, Disk, Error, Result};
 use journal::{Entry, Journal, Kind};
+pub(super) use results::Queued;
 pub(super) use upload::Target;
 
 /// How many things wait at the most: what each takes in memory is some hundred bytes.
