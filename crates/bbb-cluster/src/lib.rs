@@ -9,6 +9,7 @@
 
 mod cluster;
 mod discovery;
+mod gossip;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 mod introduce;
@@ -20,7 +21,9 @@ mod throttle;
 mod tls;
 mod view;
 
-pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use cluster::{
+    Cluster, Envelope, INTRODUCTION_TIMEOUT, MAX_SEAL_BYTES, OwnProperties, StartError,
+};
 pub use discovery::{
     BucketList, Discovery, HostPort, JoinError, JoinList, Meeting, Resolve, SystemResolver, Udp,
     UdpTarget, UdpTargetError,

@@ -9,7 +9,7 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use subtle::ConstantTimeEq as _;
 
-use crate::{server::is_grpc, status::unauthenticated, wire::refuse};
+use crate::{doors::is_grpc, status::unauthenticated, wire::refuse};
 
 /// A header's name and the value that it must have.
 #[derive(Clone)]

@@ -128,9 +128,9 @@ impl Upload {
 }
 
 impl Uploads {
-    /// Knows no upload yet. What they hold in memory stays within `memory_bytes`.
-    pub fn new(memory_bytes: u64) -> Self {
-        Self { table: Mutex::default(), room: Budget::new(memory_bytes) }
+    /// Knows no upload yet. What they hold in memory comes out of `room`.
+    pub fn new(room: Budget) -> Self {
+        Self { table: Mutex::default(), room }
     }
 
     /// Takes the memory that an upload holds while it is under way. Uploads that broke off make room, the

@@ -37,7 +37,7 @@ use tonic::{Code, metadata::MetadataValue, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use super::*;
-use crate::{Doors, Settings, operations::Operations as OperationsService};
+use crate::{Budgets, Doors, Port, Settings, operations::Operations as OperationsService};
 
 const F: Function = Function::Sha256;
 
@@ -116,15 +116,12 @@ async fn house(enabled: bool) -> House {
         client_results: true,
         exec_enabled: true,
         required_header: None,
-        request_bytes: 1 << 20,
-        upload_bytes: 1 << 20,
-        window_bytes: 1 << 20,
         max_blob_bytes: 1 << 30,
     };
-    Doors::new(settings, Arc::clone(&instances))
+    let doors = Doors::new(settings, &Budgets::new(1 << 20, 1 << 20), Arc::clone(&instances))
         .with_service(service.into_server())
-        .with_service(OperationsService::new(dispatch).into_server())
-        .serve(listener, &group);
+        .with_service(OperationsService::new(dispatch).into_server());
+    Port::new(1 << 20, doors).serve(listener, &group);
     let channel =
         Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     House {

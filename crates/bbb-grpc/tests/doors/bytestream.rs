@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, transport::Channel};
 
-use crate::support::{FUNCTION, Server, noise, settings};
+use crate::support::{FUNCTION, Room, Server, noise, settings};
 
 type Client = ByteStreamClient<Channel>;
 
@@ -348,7 +348,7 @@ async fn a_deadline_ends_a_call() {
 
 #[tokio::test]
 async fn uploads_that_broke_off_make_room_for_others() {
-    let server = Server::with(bbb_grpc::Settings { upload_bytes: 4 << 20, ..settings() }).await;
+    let server = Server::within(Room { uploads: 4 << 20, ..Room::default() }, settings()).await;
     let mut client = client(&server);
     let begun = |number: u8| {
         let data = vec![number; 2 << 20];

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bbb_digest::Digest;
-use bbb_grpc::Doors;
+use bbb_grpc::{Budgets, Doors, Port};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::bytestream::{
     ReadRequest, WriteRequest, byte_stream_client::ByteStreamClient,
@@ -29,7 +29,8 @@ async fn start(dir: &std::path::Path, tasks: &TaskGroup) -> Client {
     }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    Doors::new(settings(), instances).serve(listener, tasks);
+    let doors = Doors::new(settings(), &Budgets::new(64 << 20, 32 << 20), instances);
+    Port::new(32 << 20, doors).serve(listener, tasks);
     Client::connect(format!("http://{address}")).await.unwrap()
 }
 

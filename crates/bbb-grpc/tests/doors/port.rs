@@ -28,7 +28,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{FUNCTION, Server, settings};
+use crate::support::{FUNCTION, Room, Server, settings};
 
 #[tokio::test]
 async fn capabilities_are_true() {
@@ -151,7 +151,7 @@ async fn unknown_methods_are_unimplemented() {
 #[tokio::test]
 async fn memory_is_shared_and_given_back() {
     // Less memory than one request wants: they take turns.
-    let server = Server::with(Settings { request_bytes: 100 << 10, ..settings() }).await;
+    let server = Server::within(Room { requests: 100 << 10, ..Room::default() }, settings()).await;
     let digests: Vec<_> = (0..3000u32)
         .map(|i| bbb_digest::Digest::of(FUNCTION, &i.to_be_bytes()).to_proto())
         .collect();
@@ -190,7 +190,8 @@ async fn announced_window(stream: &mut TcpStream) -> u64 {
 #[tokio::test]
 async fn what_clients_may_send_ahead_is_bounded_over_all_connections() {
     const WINDOW_BYTES: u64 = 2 << 20;
-    let server = Server::with(Settings { window_bytes: WINDOW_BYTES, ..settings() }).await;
+    let server =
+        Server::within(Room { windows: WINDOW_BYTES, ..Room::default() }, settings()).await;
     let mut open = Vec::new();
     let mut sum = 0;
     let mut waiting = loop {

@@ -13,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use bbb_digest::{Digest, Function, Hasher, InstanceName};
-use bbb_grpc::{Doors, Settings};
+use bbb_grpc::{Budgets, Doors, Port, Settings};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{
     ActionCache, ActionResult, Blob, Cas, Complete, Content, Encoding, Error, Instances, Result,
@@ -150,7 +150,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) channel: Channel,
     pub(crate) tasks: TaskGroup,
-    instances: Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>>,
+    instances: Memories,
     _known: Arc<Instances>,
 }
 
@@ -159,11 +159,40 @@ pub(crate) fn settings() -> Settings {
         client_results: true,
         exec_enabled: true,
         required_header: None,
-        request_bytes: 64 << 20,
-        upload_bytes: 32 << 20,
-        window_bytes: 32 << 20,
         max_blob_bytes: 1 << 30,
     }
+}
+
+/// What a server has of memory, in bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    pub(crate) requests: u64,
+    pub(crate) uploads: u64,
+    pub(crate) windows: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { requests: 64 << 20, uploads: 32 << 20, windows: 32 << 20 }
+    }
+}
+
+/// What each instance has.
+pub(crate) type Memories = Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>>;
+
+/// Instances that store in memory.
+pub(crate) fn memories() -> (Memories, Arc<Instances>) {
+    let memories = Memories::default();
+    let trees = Arc::new(TreeCache::new(1 << 20));
+    let of = Arc::clone(&memories);
+    let instances = Instances::new(move |name| {
+        let memory = Arc::clone(of.lock().unwrap().entry(name.clone()).or_default());
+        let cas: Arc<dyn Cas> = Arc::clone(&memory) as Arc<dyn Cas>;
+        let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&trees)));
+        let complete = Complete::new(memory, Arc::clone(&cas), Arc::clone(&trees));
+        Stores { cas, action_cache: Arc::new(complete), trees }
+    });
+    (memories, Arc::new(instances))
 }
 
 impl Server {
@@ -172,20 +201,17 @@ impl Server {
     }
 
     pub(crate) async fn with(settings: Settings) -> Self {
-        let memories: Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>> = Arc::default();
-        let trees = Arc::new(TreeCache::new(1 << 20));
-        let of = Arc::clone(&memories);
-        let instances = Arc::new(Instances::new(move |name| {
-            let memory = Arc::clone(of.lock().unwrap().entry(name.clone()).or_default());
-            let cas: Arc<dyn Cas> = Arc::clone(&memory) as Arc<dyn Cas>;
-            let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&trees)));
-            let complete = Complete::new(memory, Arc::clone(&cas), Arc::clone(&trees));
-            Stores { cas, action_cache: Arc::new(complete), trees }
-        }));
+        Self::within(Room::default(), settings).await
+    }
+
+    pub(crate) async fn within(room: Room, settings: Settings) -> Self {
+        let (memories, instances) = memories();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tasks = TaskGroup::new("doors");
-        Doors::new(settings, Arc::clone(&instances)).serve(listener, &tasks);
+        let budgets = Budgets::new(room.requests, room.uploads);
+        let doors = Doors::new(settings, &budgets, Arc::clone(&instances));
+        Port::new(room.windows, doors).serve(listener, &tasks);
         let channel = Endpoint::new(format!("http://{address}")).unwrap();
         let channel = channel.timeout(Duration::from_secs(30)).connect().await.unwrap();
         Self { address, channel, tasks, instances: memories, _known: instances }

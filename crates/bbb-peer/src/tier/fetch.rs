@@ -1,0 +1,190 @@
+//! Reading a blob from another node, and from the bucket what that node does not give to its end.
+
+use std::{ops::Range, time::Duration};
+
+use bbb_cluster::MemberId;
+use bbb_digest::Digest;
+use bbb_reapi::{BlobResource, Compressor, proto::bytestream::ReadRequest};
+use bbb_storage::{Blob, Content, Encoding, Result, Wanted};
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use prost::Message;
+use tonic::Code;
+
+use crate::{
+    CallError,
+    call::{Incoming, Side},
+    stats::add,
+};
+
+use super::Bucketed;
+
+/// How long an owner may take until the first bytes come: it may have to wait for the bucket. A node that is gone is found
+/// out sooner, by its connection.
+const OWNER_FIRST_BYTE: Duration = Duration::from_secs(5);
+
+/// How long a node may take until the first bytes come of what is on its disk.
+const NEAR_FIRST_BYTE: Duration = Duration::from_secs(1);
+
+/// How long a node may be silent between two pieces of a blob.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The path of the call.
+const READ: &str = "/google.bytestream.ByteStream/Read";
+
+/// A `google.bytestream.ReadResponse` whose bytes are not copied.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Piece {
+    /// The next bytes.
+    #[prost(bytes = "bytes", tag = "10")]
+    data: Bytes,
+}
+
+/// What came of asking a node for a blob.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// Here it is.
+    Given(Blob),
+    /// The node does not have it; an owner's word is the bucket's.
+    Missing,
+    /// The node was not reached, or not in time: another may have it.
+    Lost,
+    /// The node has met a fault: only the bucket can tell.
+    Failed,
+}
+
+impl Bucketed {
+    /// Asks a node for a blob, or a part of it. What the node breaks off goes on from the bucket.
+    pub(super) async fn ask(
+        &self,
+        node: &MemberId,
+        side: Side,
+        digest: Digest,
+        wanted: Wanted,
+    ) -> Asked {
+        let counters = &self.tier.counters;
+        add(&counters.reads, 1);
+        match self.open(node, side, digest, wanted).await {
+            Ok(blob) => {
+                add(&counters.hits, 1);
+                Asked::Given(blob)
+            }
+            Err(CallError::Refused(status)) if status.code() == Code::NotFound => {
+                add(&counters.misses, 1);
+                Asked::Missing
+            }
+            Err(error @ CallError::Refused(_)) => {
+                tracing::debug!(%node, %digest, %error, "a peer cannot give a blob");
+                Asked::Failed
+            }
+            Err(CallError::SteppedOver) => {
+                add(&counters.stepped_over, 1);
+                Asked::Lost
+            }
+            Err(error @ (CallError::Lost(_) | CallError::Late(_))) => {
+                tracing::debug!(%node, %digest, %error, "a peer does not give a blob");
+                Asked::Lost
+            }
+        }
+    }
+
+    async fn open(
+        &self,
+        node: &MemberId,
+        side: Side,
+        digest: Digest,
+        wanted: Wanted,
+    ) -> Result<Blob, CallError> {
+        let size_bytes = digest.size_bytes();
+        let range = wanted.within(size_bytes);
+        let resource = BlobResource {
+            instance: self.instance.clone(),
+            compressor: Compressor::Identity,
+            digest,
+        };
+        // No limit means all there is, so that nothing is asked for at the end.
+        let offset = if range.is_empty() { size_bytes } else { range.start };
+        let limit = if range.end == size_bytes { 0 } else { range.end - offset };
+        let request = ReadRequest {
+            resource_name: resource.to_string(),
+            // Sizes are at most 1 TiB, so they fit.
+            read_offset: offset as i64,
+            read_limit: limit as i64,
+        };
+        let within = match side {
+            Side::Whole => OWNER_FIRST_BYTE,
+            Side::Near => NEAR_FIRST_BYTE,
+        };
+        let mut incoming: Incoming<Piece> =
+            self.tier.peer(node).open(side, READ, request, within).await?;
+        let first = incoming.next(IDLE_TIMEOUT).await?.map_or_else(Bytes::new, |piece| piece.data);
+        let len = range.end - range.start;
+        add(&self.tier.counters.bytes, first.len() as u64);
+        let content = if first.len() as u64 == len {
+            Content::Bytes(first)
+        } else {
+            let far = self.clone();
+            Content::Stream(Following { far, digest, incoming, range, rest: None }.stream(first))
+        };
+        Ok(Blob { size_bytes, encoding: Encoding::Identity, content })
+    }
+}
+
+/// A blob that is coming in from a node.
+struct Following {
+    far: Bucketed,
+    digest: Digest,
+    incoming: Incoming<Piece>,
+    /// What is still to come.
+    range: Range<u64>,
+    /// Where it comes from when the node broke off.
+    rest: Option<BoxStream<'static, Result<Bytes>>>,
+}
+
+impl Following {
+    fn stream(mut self, first: Bytes) -> BoxStream<'static, Result<Bytes>> {
+        let first = self.taken(first);
+        let rest = stream::try_unfold(self, |mut following| async move {
+            Ok(following.next().await?.map(|piece| (piece, following)))
+        });
+        stream::once(async { Ok(first) }).chain(rest).boxed()
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            if let Some(rest) = &mut self.rest {
+                return rest.try_next().await;
+            }
+            if self.range.is_empty() {
+                return Ok(None);
+            }
+            match self.incoming.next(IDLE_TIMEOUT).await {
+                Ok(Some(piece)) if piece.data.is_empty() => {}
+                Ok(Some(piece)) => {
+                    add(&self.far.tier.counters.bytes, piece.data.len() as u64);
+                    return Ok(Some(self.taken(piece.data)));
+                }
+                Ok(None) => self.go_on("it ends before its time".to_owned()).await?,
+                Err(error) => self.go_on(error.to_string()).await?,
+            }
+        }
+    }
+
+    /// Goes on with what the bucket has.
+    async fn go_on(&mut self, why: String) -> Result<()> {
+        let (digest, offset) = (self.digest, self.range.start);
+        tracing::debug!(%digest, offset, why, "a peer breaks off, going on from the bucket");
+        add(&self.far.tier.counters.resumed, 1);
+        let part = Wanted::part(offset, Some(self.range.end - offset));
+        self.rest = Some(self.far.bucket.get(digest, part).await?.into_stream());
+        Ok(())
+    }
+
+    /// Notes what has come; no more of it than was to come.
+    fn taken(&mut self, mut piece: Bytes) -> Bytes {
+        let left = self.range.end - self.range.start;
+        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        self.range.start += piece.len() as u64;
+        piece
+    }
+}
