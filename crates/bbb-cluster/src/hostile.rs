@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use crate::discovery::{check_contact, check_entry_name};
 use crate::{KeyRing, Purpose, Refusal, Sealer};
 
 /// When the packets of the checks are sealed and opened.
