@@ -7,7 +7,7 @@ use bbb_cluster::MemberId;
 use bbb_digest::Digest;
 use bbb_storage::{Blob, Cas, Result, Source, Wanted};
 
-use crate::{call::Side, proto, stats::add, wire};
+use crate::{CallError, call::WaitsFor, proto, stats::add, wire};
 
 use super::{Bucketed, Owner, fetch::Asked};
 
@@ -50,7 +50,7 @@ impl Blobs {
     }
 
     async fn from_holder(&self, holder: &MemberId, digest: Digest, wanted: Wanted) -> Option<Blob> {
-        match self.far.ask(holder, Side::Near, digest, wanted).await {
+        match self.far.ask_near(holder, digest, wanted).await {
             Asked::Given(blob) => Some(blob),
             Asked::Missing => {
                 self.far.tier.hints.remove(&self.far.instance, digest, &holder.name);
@@ -68,9 +68,7 @@ impl Blobs {
             instance_name: instance.to_string(),
             digest: Some(wire::digest(digest)),
         };
-        let path = "/bbb.peer.v1.Node/Locate";
-        let answer = tier.peer(owner).call(path, request, LOCATE_TIMEOUT).await;
-        let answer: proto::LocateResponse = match answer {
+        let answer: proto::LocateResponse = match self.ask_holders(owner, request).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%owner, %digest, %error, "an owner does not say who holds a blob");
@@ -80,6 +78,16 @@ impl Blobs {
         let view = tier.view.borrow();
         let names = answer.holders.iter().take(MAX_HOLDERS_ASKED);
         names.filter_map(|name| wire::other_member(&view, name).cloned()).collect()
+    }
+
+    async fn ask_holders(
+        &self,
+        owner: &MemberId,
+        request: proto::LocateRequest,
+    ) -> Result<proto::LocateResponse, CallError> {
+        let peer = self.far.tier.peer(owner);
+        let turns = peer.enter(WaitsFor::Node)?;
+        peer.call(turns, "/bbb.peer.v1.Node/Locate", request, LOCATE_TIMEOUT).await
     }
 }
 
