@@ -24,11 +24,11 @@ pub(super) struct Blobs {
 
 impl Blobs {
     /// The blob from the disk of a node that holds it, if one is known and gives it.
-    async fn from_holders(&self, digest: Digest, wanted: Wanted) -> Option<Blob> {
+    async fn get_near(&self, digest: Digest, wanted: Wanted) -> Option<Blob> {
         let Bucketed { tier, instance, .. } = &self.far;
         let mut asked: Vec<MemberId> = Vec::new();
         if let Some(holder) = tier.hinted(instance, digest) {
-            if let Some(blob) = self.from_holder(&holder, digest, wanted).await {
+            if let Some(blob) = self.try_holder(&holder, digest, wanted).await {
                 return Some(blob);
             }
             asked.push(holder);
@@ -39,7 +39,7 @@ impl Blobs {
                     return None;
                 }
                 if !asked.contains(&holder) {
-                    if let Some(blob) = self.from_holder(&holder, digest, wanted).await {
+                    if let Some(blob) = self.try_holder(&holder, digest, wanted).await {
                         return Some(blob);
                     }
                     asked.push(holder);
@@ -49,7 +49,7 @@ impl Blobs {
         None
     }
 
-    async fn from_holder(&self, holder: &MemberId, digest: Digest, wanted: Wanted) -> Option<Blob> {
+    async fn try_holder(&self, holder: &MemberId, digest: Digest, wanted: Wanted) -> Option<Blob> {
         match self.far.ask_near(holder, digest, wanted).await {
             Asked::Given(blob) => Some(blob),
             Asked::Missing => {
@@ -68,7 +68,7 @@ impl Blobs {
             instance_name: instance.to_string(),
             digest: Some(wire::digest(digest)),
         };
-        let answer: proto::LocateResponse = match self.ask_holders(owner, request).await {
+        let answer: proto::LocateResponse = match self.send(owner, request).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%owner, %digest, %error, "an owner does not say who holds a blob");
@@ -80,7 +80,7 @@ impl Blobs {
         names.filter_map(|name| wire::other_member(&view, name).cloned()).collect()
     }
 
-    async fn ask_holders(
+    async fn send(
         &self,
         owner: &MemberId,
         request: proto::LocateRequest,
@@ -96,7 +96,7 @@ impl Blobs {
 impl Cas for Blobs {
     async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob> {
         if !digest.is_empty()
-            && let Some(blob) = self.from_holders(digest, wanted).await
+            && let Some(blob) = self.get_near(digest, wanted).await
         {
             return Ok(blob);
         }
