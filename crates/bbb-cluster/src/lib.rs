@@ -9,6 +9,7 @@
 
 mod cluster;
 mod discovery;
+mod gossip;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 mod introduce;
@@ -20,10 +21,12 @@ mod throttle;
 mod tls;
 mod view;
 
-pub use cluster::{Cluster, Envelope, INTRODUCTION_TIMEOUT, OwnProperties, StartError};
+pub use cluster::{
+    Cluster, Envelope, INTRODUCTION_TIMEOUT, MAX_SEAL_BYTES, OwnProperties, StartError,
+};
 pub use discovery::{
-    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
-    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+    BucketList, Discovery, HostPort, JoinError, JoinList, Meeting, Resolve, SystemResolver, Udp,
+    UdpTarget, UdpTargetError,
 };
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};

@@ -26,6 +26,12 @@ impl ClusterView {
         &self.me
     }
 
+    /// This node, with what it says of itself.
+    pub fn own(&self) -> &Member {
+        // It was put there when the view was made.
+        self.members.iter().find(|member| member.id == self.me).unwrap_or(&self.members[0])
+    }
+
     /// All members.
     pub fn members(&self) -> &[Member] {
         &self.members

@@ -111,7 +111,7 @@ impl Introductions {
             }
             Ok(false) => Err(IntroduceError::Refused(format!(
                 "{name} has another bucket than {}, or another prefix in it: a cluster shares one \
-                 (--bucket, --bucket_endpoint)",
+                 (--bucket, --endpoint)",
                 me.name
             ))),
             Err(error) => Err(IntroduceError::Unreachable(Box::new(error))),

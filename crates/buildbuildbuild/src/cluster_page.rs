@@ -116,3 +116,22 @@ fn requests(stats: &BucketStats) -> Value {
         "expired": stats.expired,
     })
 }
+
+fn between_nodes(stats: &PeerStats) -> Value {
+    json!({
+        "reads": stats.reads,
+        "hits": stats.hits,
+        "misses": stats.misses,
+        "bytes": stats.bytes,
+        "resumed": stats.resumed,
+        "fallbacks": stats.fallbacks,
+        "stepped_over": stats.stepped_over,
+        "existence_calls": stats.existence_calls,
+        "results": stats.results,
+        "locates": stats.locates,
+        "hints_told": stats.hints_told,
+        "hints_dropped": stats.hints_dropped,
+        "hints_heard": stats.hints_heard,
+        "hints": stats.hints,
+    })
+}

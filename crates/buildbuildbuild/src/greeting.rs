@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use crate::flags::{BucketFlags, Settings, format_bytes, format_duration};
+use crate::flags::{BucketFlags, ClusterFlags, Settings, format_bytes, format_duration};
 
 /// Lines for the terminal or the log, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,20 +15,23 @@ pub struct Greeting {
     pub warnings: Vec<String>,
 }
 
-/// The greeting of a node that listens on `bound`, whose port is a real one.
-pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
+/// Where a node listens; the ports are real ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Its port.
+    pub port: SocketAddr,
+    /// Its gossip, if it is part of a cluster.
+    pub gossip: Option<SocketAddr>,
+}
+
+/// The greeting of a node that listens on `bound`.
+pub fn greeting(settings: &Settings, bound: Bound) -> Greeting {
     let slots = settings.worker_slots;
     let work = match slots {
         0 => "runs no actions".to_owned(),
         1 => "runs 1 action at a time".to_owned(),
         slots => format!("runs {slots} actions at a time"),
     };
-    let host = if bound.ip().is_unspecified() { settings.client_host } else { bound.ip() };
-    let url = format!("grpc://{}", SocketAddr::new(host, bound.port()));
-    let role = if slots == 0 { "cache" } else { "executor" };
-    let header = settings.required_header.as_ref().map_or(String::new(), |header| {
-        format!(" --remote_header={}=<the value of --required_header>", header.name)
-    });
     let mut lines = vec![
         format!(
             "buildbuildbuild {}, node {}: {work}",
@@ -41,11 +44,11 @@ pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
             settings.cache_dir.display(),
             format_bytes(settings.memory_bytes)
         ),
-        format!("listens on {bound}; use it with: bazel build --remote_{role}={url}{header} //..."),
     ];
-    if let Some(bucket) = &settings.bucket {
-        lines.insert(2, bucket_line(bucket));
-    }
+    lines.extend(settings.bucket.as_ref().map(bucket_line));
+    let cluster = settings.cluster.as_ref().zip(bound.gossip);
+    lines.extend(cluster.map(|(cluster, gossip)| cluster_line(cluster, gossip, bound.port)));
+    lines.push(client_line(settings, bound.port));
     if slots == 0 {
         lines.push(format!(
             "to run actions here too, start it with --worker_slots={} (this machine has {} cores)",
@@ -54,13 +57,83 @@ pub fn greeting(settings: &Settings, bound: SocketAddr) -> Greeting {
     }
     lines.extend(settings.notes().iter().cloned());
     let mut warnings = settings.not_yet().to_vec();
-    if slots > 0 && settings.required_header.is_none() && !bound.ip().is_loopback() {
-        warnings.push(format!(
-            "whoever reaches {bound} can run commands on this machine: ask clients for a \
-             --required_header, or use --listen=127.0.0.1"
-        ));
-    }
+    warnings.extend(open_executor(settings, bound.port));
+    warnings.extend(cluster.and_then(|(cluster, gossip)| open_cluster(cluster, gossip)));
+    warnings.extend(cluster.and_then(|(cluster, _)| unreachable_port(cluster, bound.port)));
     Greeting { lines, warnings }
+}
+
+/// Where clients find the node, and what they need.
+fn client_line(settings: &Settings, bound: SocketAddr) -> String {
+    let host = if bound.ip().is_unspecified() { settings.client_host } else { bound.ip() };
+    let scheme = if settings.tls.is_some() { "grpcs" } else { "grpc" };
+    let role = if settings.worker_slots == 0 { "cache" } else { "executor" };
+    let header = settings.required_header.as_ref().map_or(String::new(), |header| {
+        format!(" --remote_header={}=<the value of --required_header>", header.name)
+    });
+    let certificate = match has_client_ca(settings) {
+        true => " --tls_client_certificate=<one of --tls_client_ca> --tls_client_key=<its key>",
+        false => "",
+    };
+    format!(
+        "listens on {bound}; use it with: bazel build --remote_{role}={scheme}://{}{header}{certificate} //...",
+        SocketAddr::new(host, bound.port())
+    )
+}
+
+fn has_client_ca(settings: &Settings) -> bool {
+    settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+}
+
+/// Which cluster the node is part of, and where others reach it.
+fn cluster_line(cluster: &ClusterFlags, gossip: SocketAddr, port: SocketAddr) -> String {
+    let trust = match cluster.secret_keys.len() {
+        0 => "open".to_owned(),
+        1 => "sealed with its key".to_owned(),
+        keys => format!("sealed with the first of its {keys} keys"),
+    };
+    format!(
+        "part of the cluster {}, which is {trust}; other nodes reach it at {} (gossip, UDP) and {} (TCP)",
+        cluster.name,
+        cluster.advertised_gossip(gossip),
+        cluster.advertised_port(port)
+    )
+}
+
+/// Anybody could run commands.
+fn open_executor(settings: &Settings, bound: SocketAddr) -> Option<String> {
+    let guarded = settings.required_header.is_some() || has_client_ca(settings);
+    let open = settings.worker_slots > 0 && !guarded && !bound.ip().is_loopback();
+    open.then(|| {
+        format!(
+            "whoever reaches {bound} can run commands on this machine: ask clients for a \
+             --required_header or certificates (--tls_client_ca), or use --listen=127.0.0.1"
+        )
+    })
+}
+
+/// Anybody could join.
+fn open_cluster(cluster: &ClusterFlags, gossip: SocketAddr) -> Option<String> {
+    let open = cluster.secret_keys.is_empty() && !gossip.ip().is_loopback();
+    open.then(|| {
+        format!(
+            "no --secret_key: whoever reaches {} can join the cluster {}, read and write what it stores",
+            cluster.advertised_gossip(gossip),
+            cluster.name
+        )
+    })
+}
+
+/// Others are told an address at which the port does not answer.
+fn unreachable_port(cluster: &ClusterFlags, port: SocketAddr) -> Option<String> {
+    let unreachable = port.ip().is_loopback() && !cluster.advertise_host.is_loopback();
+    unreachable.then(|| {
+        format!(
+            "other nodes are told {}, but the port listens on {port}, which they do not reach: give --listen an \
+             address that they do",
+            cluster.advertised_port(port)
+        )
+    })
 }
 
 /// Where everything is kept, and for how long.
@@ -93,7 +166,9 @@ mod tests {
             listen: flags.listen.or(Some("10.1.2.3".to_owned())),
             ..flags
         };
-        greeting(&Settings::resolve(&flags, &machine).unwrap(), bound.parse().unwrap())
+        let gossip = flags.bucket.as_ref().map(|_| "10.1.2.3:7946".parse().unwrap());
+        let bound = Bound { port: bound.parse().unwrap(), gossip };
+        greeting(&Settings::resolve(&flags, &machine).unwrap(), bound)
     }
 
     fn slots(count: &str) -> Flags {
@@ -138,6 +213,50 @@ mod tests {
         assert!(greeting.lines[2].contains("grpc://127.0.0.1:80"), "{greeting:?}");
         let v6 = greet(Flags { listen: Some("::1".to_owned()), ..Flags::default() }, "[::1]:80");
         assert!(v6.lines[2].contains("grpc://[::1]:80"), "{v6:?}");
+    }
+
+    #[test]
+    fn tls_is_part_of_the_address_and_certificates_guard_as_headers_do() {
+        let tls = |client_ca: Option<&str>| Flags {
+            tls_cert: Some("c".to_owned()),
+            tls_key: Some("k".to_owned()),
+            tls_client_ca: client_ca.map(str::to_owned),
+            ..slots("1")
+        };
+        let open = greet(tls(None), "10.1.2.3:1234");
+        assert!(open.lines[2].contains("=grpcs://10.1.2.3:1234 //..."), "{open:?}");
+        assert_eq!(open.warnings.len(), 1);
+        let guarded = greet(tls(Some("a")), "10.1.2.3:1234");
+        assert!(guarded.lines[2].contains("--tls_client_certificate=<one of"), "{guarded:?}");
+        assert!(guarded.warnings.is_empty());
+    }
+
+    const KEY: &str = "K3yR0XbW9Zq7LmT2vNs8JdYc5HfPa1Ge4uQw6Ei";
+
+    #[test]
+    fn a_cluster_is_named_with_where_it_reaches_the_node_and_whether_it_is_open() {
+        let cluster = |key: Option<&str>| Flags {
+            bucket: Some("builds".to_owned()),
+            advertise_host: Some("192.0.2.1".to_owned()),
+            secret_key: key.map(str::to_owned),
+            ..Flags::default()
+        };
+        let open = greet(cluster(None), "10.1.2.3:1234");
+        let line = "part of the cluster default_cluster, which is open; other nodes reach it at 192.0.2.1:7946 (gossip, \
+                    UDP) and 192.0.2.1:1234 (TCP)";
+        assert_eq!(open.lines[3], line);
+        assert!(
+            open.warnings[0].starts_with("no --secret_key: whoever reaches 192.0.2.1:7946"),
+            "{open:?}"
+        );
+        let sealed = greet(cluster(Some(KEY)), "10.1.2.3:1234");
+        assert!(sealed.lines[3].contains("which is sealed with its key;"), "{sealed:?}");
+        assert!(sealed.warnings.is_empty() && !format!("{sealed:?}").contains(KEY));
+        let deaf = greet(cluster(Some(KEY)), "127.0.0.1:1234");
+        assert!(
+            deaf.warnings[0].starts_with("other nodes are told 192.0.2.1:1234, but"),
+            "{deaf:?}"
+        );
     }
 
     #[test]

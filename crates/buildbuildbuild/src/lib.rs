@@ -1,6 +1,8 @@
 //! What the `buildbuildbuild` binary is made of, so that tests can use it within their own process.
 
+mod cluster_page;
 pub mod flags;
 pub mod greeting;
+mod membership;
 mod memory;
 pub mod node;

@@ -18,6 +18,10 @@ pub(crate) struct MemorySplit {
     pub(crate) trees_bytes: u64,
     /// Blobs on their way from the bucket to the disk.
     pub(crate) fetches_bytes: u64,
+    /// Blobs on their way from other nodes to the disk.
+    pub(crate) peers_bytes: u64,
+    /// What is remembered of where other nodes hold blobs.
+    pub(crate) hints_bytes: u64,
     /// Results that the bucket gave a moment ago.
     pub(crate) results_bytes: u64,
     /// What goes to the bucket and comes from it.
@@ -32,18 +36,22 @@ const EMBEDDED: MemorySplit = MemorySplit {
     blobs_bytes: 6,
     trees_bytes: 4,
     fetches_bytes: 0,
+    peers_bytes: 0,
+    hints_bytes: 0,
     results_bytes: 0,
     bucket_bytes: 0,
 };
 
 /// A node with a bucket.
 const WITH_BUCKET: MemorySplit = MemorySplit {
-    requests_bytes: 8,
+    requests_bytes: 7,
     uploads_bytes: 4,
     windows_bytes: 4,
     blobs_bytes: 4,
-    trees_bytes: 3,
+    trees_bytes: 2,
     fetches_bytes: 2,
+    peers_bytes: 1,
+    hints_bytes: 1,
     results_bytes: 1,
     bucket_bytes: 6,
 };
@@ -69,6 +77,8 @@ impl MemorySplit {
             blobs_bytes: self.blobs_bytes * part,
             trees_bytes: self.trees_bytes * part,
             fetches_bytes: self.fetches_bytes * part,
+            peers_bytes: self.peers_bytes * part,
+            hints_bytes: self.hints_bytes * part,
             results_bytes: self.results_bytes * part,
             bucket_bytes: self.bucket_bytes * part,
         }
@@ -82,6 +92,8 @@ impl MemorySplit {
             + self.blobs_bytes
             + self.trees_bytes
             + self.fetches_bytes
+            + self.peers_bytes
+            + self.hints_bytes
             + self.results_bytes
             + self.bucket_bytes
     }

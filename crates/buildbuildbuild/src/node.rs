@@ -13,6 +13,7 @@ use bbb_grpc::{
     operations::Operations,
 };
 use bbb_lifecycle::{Signals, TaskGroup};
+use bbb_peer::PeerTier;
 use bbb_sandbox::Mode;
 use bbb_scheduler::{Dispatch, Scheduler, WorkerOffer, core::Limits};
 use bbb_storage::{
@@ -20,11 +21,13 @@ use bbb_storage::{
     LocalFiles, Stores, Tiered, TieredSettings, TreeCache, Trees, WriteBackSettings,
 };
 use bbb_worker::{Keep, Local, Slots};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
+    cluster_page::ClusterPage,
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, TlsFlags, remember_cache_size},
-    greeting::greeting,
+    greeting::{Bound, greeting},
+    membership::Membership,
     memory::MemorySplit,
 };
 
@@ -36,13 +39,51 @@ const MAX_BUCKET_BLOB_BYTES: u64 = 64 << 30;
 
 /// The groups of a node's tasks, in the order in which they stop: whoever asks before whoever answers.
 struct Groups {
+    /// Ways to meet other nodes: who leaves attracts nobody.
+    meeting: TaskGroup,
     doors: TaskGroup,
     worker: TaskGroup,
     scheduler: TaskGroup,
     cleaning: TaskGroup,
     tiers: TaskGroup,
+    /// Connections to other nodes.
+    peers: TaskGroup,
+    gossip: TaskGroup,
     bucket: TaskGroup,
     disk: TaskGroup,
+}
+
+impl Groups {
+    fn new() -> Self {
+        Self {
+            meeting: TaskGroup::new("meeting"),
+            doors: TaskGroup::new("doors"),
+            worker: TaskGroup::new("worker"),
+            scheduler: TaskGroup::new("scheduler"),
+            cleaning: TaskGroup::new("cleaning"),
+            tiers: TaskGroup::new("tiers"),
+            peers: TaskGroup::new("peers"),
+            gossip: TaskGroup::new("gossip"),
+            bucket: TaskGroup::new("bucket"),
+            disk: TaskGroup::new("disk"),
+        }
+    }
+
+    /// All of them, in the order in which they stop.
+    const fn in_order(&self) -> [&TaskGroup; 10] {
+        [
+            &self.meeting,
+            &self.doors,
+            &self.worker,
+            &self.scheduler,
+            &self.cleaning,
+            &self.tiers,
+            &self.peers,
+            &self.gossip,
+            &self.bucket,
+            &self.disk,
+        ]
+    }
 }
 
 /// What stands behind the seams.
@@ -59,23 +100,13 @@ enum Storage {
 /// # Errors
 /// If it cannot be started, or a part of it has failed.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    // Nothing is served behind less than what was asked for.
-    let keyed = settings.cluster.as_ref().is_some_and(|cluster| !cluster.secret_keys.is_empty());
-    anyhow::ensure!(!keyed, "--secret_key would do nothing: clusters come with a later release");
     let client_tls = settings.tls.as_ref().map(client_tls).transpose()?;
     let mut signals = Signals::listen()?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen, --port)", settings.listen))?;
-    let groups = Groups {
-        doors: TaskGroup::new("doors"),
-        worker: TaskGroup::new("worker"),
-        scheduler: TaskGroup::new("scheduler"),
-        cleaning: TaskGroup::new("cleaning"),
-        tiers: TaskGroup::new("tiers"),
-        bucket: TaskGroup::new("bucket"),
-        disk: TaskGroup::new("disk"),
-    };
+    let bound = listener.local_addr().context("cannot tell the own address")?;
+    let groups = Groups::new();
     let memory = match settings.bucket {
         Some(_) => MemorySplit::with_bucket(settings.memory_bytes),
         None => MemorySplit::embedded(settings.memory_bytes),
@@ -88,27 +119,53 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         },
         None => None,
     };
+    let membership = match (&settings.cluster, &bucket) {
+        (Some(flags), Some(bucket)) => {
+            let groups = (&groups.gossip, &groups.peers);
+            let hints_bytes = memory.hints_bytes;
+            Some(Membership::start(flags, &settings, bound, bucket, hints_bytes, groups).await?)
+        }
+        _ => None,
+    };
     let disk = open_disk(&settings, memory, &groups.disk).await?;
-    let storage = match bucket {
+    let storage = match &bucket {
         Some(bucket) => {
-            Storage::Tiered(tiers(&disk, bucket, &settings, memory, &groups.tiers).await?)
+            let tier = membership.as_ref().map(|membership| Arc::clone(membership.tier()));
+            let bucket = Arc::clone(bucket);
+            Storage::Tiered(tiers(&disk, bucket, tier, &settings, memory, &groups.tiers).await?)
         }
         None => Storage::Embedded(Arc::clone(&disk)),
     };
     let instances = instances(&storage, memory);
     let dispatch: Arc<dyn Dispatch> = Scheduler::start(&groups.scheduler, Limits::default());
     if settings.worker_slots > 0 {
-        start_worker(&settings, &disk, storage, &instances, &dispatch, &groups).await?;
+        start_worker(&settings, &disk, storage.clone(), &instances, &dispatch, &groups).await?;
     }
-    let bound = listener.local_addr().context("cannot tell the own address")?;
     let budgets = Budgets::new(memory.requests_bytes, memory.uploads_bytes);
-    let clients = client_doors(&settings, &budgets, instances, dispatch)?;
-    let mut port = Port::new(memory.windows_bytes, clients);
+    let page = ClusterPage {
+        node_name: settings.node_name.clone(),
+        disk: Arc::clone(&disk),
+        bucket: bucket.clone(),
+        cluster: membership.as_ref().map(Membership::shown),
+    };
+    let clients = client_doors(&settings, &budgets, instances, Arc::clone(&dispatch))?;
+    let mut port = Port::new(memory.windows_bytes, clients.with_pages(page.routes()));
     if let Some(tls) = client_tls {
         port = port.with_client_tls(tls);
     }
+    if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
+        let doors = node_doors(&settings, &budgets, tiered, &disk, membership);
+        port = port.with_nodes(doors, membership.server_tls());
+    }
     port.serve(listener, &groups.doors);
-    greet(&settings, bound);
+    let gossip = membership.as_ref().map(Membership::bound);
+    greet(&settings, Bound { port: bound, gossip });
+    // Now that it can be asked for what it has.
+    if let (Some(membership), Some(flags), Some(bucket)) = (&membership, &settings.cluster, &bucket)
+    {
+        membership.measure(&disk, &dispatch, &groups.gossip);
+        membership.meet(flags, bucket, &groups.meeting)?;
+    }
 
     let failure = tokio::select! {
         signal = signals.next() => {
@@ -118,7 +175,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         story = any_failure(&groups) => Some(story),
     };
     tokio::select! {
-        () = stop(&groups, settings.drain_timeout) => {}
+        () = stop(&groups, membership.as_ref(), settings.drain_timeout) => {}
         signal = signals.next() => tracing::warn!(signal, "stopping at once"),
     }
     disk.close().await.context("cannot close the store")?;
@@ -154,10 +211,11 @@ async fn open_bucket(
     Ok(Bucket::open(bucket, tasks).await?)
 }
 
-/// The disk in front of the bucket.
+/// The disk in front of the bucket; what other nodes own is behind them.
 async fn tiers(
     disk: &Arc<Disk>,
     bucket: Arc<Bucket>,
+    peers: Option<Arc<PeerTier>>,
     settings: &Settings,
     memory: MemorySplit,
     tasks: &TaskGroup,
@@ -168,13 +226,26 @@ async fn tiers(
         results_bytes: memory.results_bytes,
         ..TieredSettings::default()
     };
-    let far = move |name: &InstanceName| Far {
-        cas: bucket.cas(name),
-        results: bucket.action_cache(name),
+    let tiered = match peers {
+        Some(peers) => {
+            let (is_own, own, others) = (Arc::clone(&peers), Arc::clone(&peers), peers);
+            Tiered::new(&tiered, disk, move |name| own.own(name), tasks).with_others(
+                memory.peers_bytes,
+                move |digest| is_own.is_own(digest),
+                move |name, own| others.others(name, own),
+                tasks,
+            )
+        }
+        None => {
+            let far = move |name: &InstanceName| Far {
+                cas: bucket.cas(name),
+                results: bucket.action_cache(name),
+            };
+            Tiered::new(&tiered, disk, far, tasks)
+        }
     };
-    let tiered = Tiered::new(&tiered, disk, far, tasks);
     let write_back = match write_back {
-        true => WriteBackSettings::default(),
+        true => WriteBackSettings { drain: settings.drain_timeout, ..WriteBackSettings::default() },
         // An earlier run may have had the flag.
         false => WriteBackSettings::leftovers(),
     };
@@ -308,6 +379,33 @@ fn client_doors(
         .with_service(Operations::new(dispatch).into_server()))
 }
 
+/// All services for other nodes: the blobs and results that they may ask this one for, what lies on its disk alone, and
+/// who it is.
+fn node_doors(
+    settings: &Settings,
+    budgets: &Budgets,
+    tiered: &Arc<Tiered>,
+    disk: &Arc<Disk>,
+    membership: &Membership,
+) -> Doors {
+    let max_blob_bytes = max_blob_bytes(settings);
+    let stores = |far: Far, name: &InstanceName| {
+        let trees = Arc::new(TreeCache::new(0));
+        let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&far.cas), trees));
+        Stores { cas: far.cas, action_cache: far.results, trees }
+    };
+    let tiered = Arc::clone(tiered);
+    let shared = Instances::new(move |name| stores(tiered.for_peers(name), name));
+    let near = Arc::clone(disk);
+    let near = Instances::new(move |name| {
+        let far = Far { cas: near.cas(name), results: near.action_cache(name) };
+        stores(far, name)
+    });
+    Doors::for_nodes(max_blob_bytes, budgets, Arc::new(shared))
+        .with_service(membership.service(disk))
+        .with_doors_under("/near", Doors::for_nodes_near(max_blob_bytes, budgets, Arc::new(near)))
+}
+
 /// The largest blob that is taken: through the disk one passes into the bucket, whatever its size.
 fn max_blob_bytes(settings: &Settings) -> u64 {
     match settings.bucket {
@@ -317,7 +415,7 @@ fn max_blob_bytes(settings: &Settings) -> u64 {
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
-fn greet(settings: &Settings, bound: std::net::SocketAddr) {
+fn greet(settings: &Settings, bound: Bound) {
     let greeting = greeting(settings, bound);
     let mut out = io::stdout().lock();
     for line in &greeting.lines {
@@ -331,23 +429,29 @@ fn greet(settings: &Settings, bound: std::net::SocketAddr) {
 
 /// Resolves when a part has failed in a way that it cannot recover from.
 async fn any_failure(groups: &Groups) -> String {
-    tokio::select! {
-        story = groups.doors.failed() => story,
-        story = groups.worker.failed() => story,
-        story = groups.scheduler.failed() => story,
-        story = groups.cleaning.failed() => story,
-        story = groups.tiers.failed() => story,
-        story = groups.bucket.failed() => story,
-        story = groups.disk.failed() => story,
-    }
+    let failed = groups.in_order().map(|group| Box::pin(group.failed()));
+    let (story, ..) = futures::future::select_all(failed).await;
+    story
 }
 
-/// Takes no more calls and waits for those that are open, actions included; then stops everything else.
-async fn stop(groups: &Groups, drain_timeout: Duration) {
-    groups.doors.shut_down(drain_timeout).await;
-    let behind = [&groups.worker, &groups.scheduler, &groups.cleaning];
-    let storage = [&groups.tiers, &groups.bucket, &groups.disk];
-    for group in behind.into_iter().chain(storage) {
+/// Drains the node: tells the others, takes no more calls, waits for those that are open, actions included, and for what is
+/// still to be uploaded; then leaves the cluster and stops everything else.
+async fn stop(groups: &Groups, membership: Option<&Membership>, drain_timeout: Duration) {
+    if let Some(membership) = membership {
+        membership.set_leaving();
+    }
+    let drained_by = Instant::now() + drain_timeout;
+    groups.meeting.shut_down(STOP_GRACE).await;
+    groups.doors.shut_down(drained_by.saturating_duration_since(Instant::now())).await;
+    for group in [&groups.worker, &groups.scheduler, &groups.cleaning] {
+        group.shut_down(STOP_GRACE).await;
+    }
+    let uploads = drained_by.saturating_duration_since(Instant::now()).max(STOP_GRACE);
+    groups.tiers.shut_down(uploads).await;
+    if let Some(membership) = membership {
+        membership.leave().await;
+    }
+    for group in [&groups.peers, &groups.gossip, &groups.bucket, &groups.disk] {
         group.shut_down(STOP_GRACE).await;
     }
 }

@@ -23,13 +23,13 @@ fn what_machines_make_is_taken() {
     for (alphabet, chars, most_refused) in [
         ("0123456789abcdef", 32, 2),
         ("0123456789ABCDEF", 64, 0),
-        (BASE64, 22, 20),
+        (BASE64, 22, 12),
         (BASE64, 43, 0),
     ] {
-        let refused = (0..500)
+        let refused = (0..200)
             .filter(|_| random_text(alphabet, chars, &mut state).parse::<SecretKey>().is_err())
             .count();
-        assert!(refused <= most_refused, "{refused} of 500: {chars} chars of {alphabet}");
+        assert!(refused <= most_refused, "{refused} of 200: {chars} chars of {alphabet}");
     }
 }
 

@@ -159,9 +159,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether it means nothing to this cluster: others may use the same network. It is not worth a line in the log.
+    /// Whether it means nothing to this cluster: others may use the same network, and networks double packets. It is not
+    /// worth a line in the log.
     pub const fn is_noise(self) -> bool {
-        matches!(self, Self::NotOurs | Self::OtherCluster)
+        matches!(self, Self::NotOurs | Self::OtherCluster | Self::Replayed)
     }
 }
 
@@ -189,6 +190,11 @@ impl Sealer {
             counter: AtomicU64::new(0),
             replays: Mutex::default(),
         }
+    }
+
+    /// The random number by which receivers know this sealer's packets, as [`Opened::boot`]: so a node knows its own.
+    pub fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// Seals a payload: the result is [`OVERHEAD_BYTES`](Self::OVERHEAD_BYTES) longer.
@@ -223,12 +229,12 @@ impl Sealer {
     /// # Errors
     /// If it must not change anything: see [`Refusal`].
     pub fn open(&self, now: SystemTime, packet: &[u8]) -> Result<Opened, Refusal> {
-        let (header, id, nonce, sealed) = self.parse(packet)?;
-        let mut known = self.keys.iter().filter(|(known, _)| *known == id).peekable();
+        let packet = self.parse(packet)?;
+        let mut known = self.keys.iter().filter(|(id, _)| *id == packet.key).peekable();
         if known.peek().is_none() {
-            return Err(self.explain(id));
+            return Err(self.explain(packet.key));
         }
-        let opened = known.find_map(|(_, cipher)| decrypt(cipher, header, nonce, sealed));
+        let opened = known.find_map(|(_, cipher)| packet.decrypt(cipher));
         let mut secret = opened.ok_or(Refusal::Forged)?;
         let [boot, counter, sealed_ms] = stamp(&secret).ok_or(Refusal::Forged)?;
         secret.drain(..STAMP_BYTES);
@@ -242,12 +248,8 @@ impl Sealer {
         Ok(Opened { payload: secret, boot, sealed: UNIX_EPOCH + Duration::from_millis(sealed_ms) })
     }
 
-    /// The parts of a packet that claims to be of this cluster: header, key id, nonce, and what is sealed.
-    #[expect(clippy::type_complexity, reason = "the four parts of a packet, used once")]
-    fn parse<'a>(
-        &self,
-        packet: &'a [u8],
-    ) -> Result<(&'a [u8], KeyId, &'a [u8; NONCE_BYTES], &'a [u8]), Refusal> {
+    /// Takes a packet apart, if it claims to be of this cluster.
+    fn parse<'a>(&self, packet: &'a [u8]) -> Result<Packet<'a>, Refusal> {
         let (header, rest) = packet.split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::NotOurs)?;
         let [m0, m1, m2, version, t0, t1, t2, t3, id @ ..] = *header;
         if [m0, m1, m2] != *MAGIC {
@@ -260,7 +262,7 @@ impl Sealer {
             return Err(Refusal::OtherCluster);
         }
         let (nonce, sealed) = rest.split_first_chunk().ok_or(Refusal::NotOurs)?;
-        Ok((header, KeyId(id), nonce, sealed))
+        Ok(Packet { header, key: KeyId(id), nonce, sealed })
     }
 
     /// Why a key is not known.
@@ -293,18 +295,24 @@ impl fmt::Debug for Sealer {
     }
 }
 
-/// What is sealed, stamp and payload, if it was sealed with this key and not changed.
-fn decrypt(
-    cipher: &XChaCha20Poly1305,
-    header: &[u8],
-    nonce: &[u8; NONCE_BYTES],
-    sealed: &[u8],
-) -> Option<Vec<u8>> {
-    let (secret, tag) = sealed.split_last_chunk::<TAG_BYTES>()?;
-    let mut secret = secret.to_vec();
-    let (nonce, tag) = (XNonce::from_slice(nonce), Tag::from_slice(tag));
-    cipher.decrypt_in_place_detached(nonce, header, &mut secret, tag).ok()?;
-    Some(secret)
+/// The parts of a packet, none of them proven.
+struct Packet<'a> {
+    header: &'a [u8; HEADER_BYTES],
+    /// The key that it claims to be sealed with, as the header says.
+    key: KeyId,
+    nonce: &'a [u8; NONCE_BYTES],
+    sealed: &'a [u8],
+}
+
+impl Packet<'_> {
+    /// What is sealed, stamp and payload, if it was sealed with this key and not changed.
+    fn decrypt(&self, cipher: &XChaCha20Poly1305) -> Option<Vec<u8>> {
+        let (secret, tag) = self.sealed.split_last_chunk::<TAG_BYTES>()?;
+        let mut secret = secret.to_vec();
+        let (nonce, tag) = (XNonce::from_slice(self.nonce), Tag::from_slice(tag));
+        cipher.decrypt_in_place_detached(nonce, self.header, &mut secret, tag).ok()?;
+        Some(secret)
+    }
 }
 
 /// Boot id, counter and time.

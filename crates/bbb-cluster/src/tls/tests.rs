@@ -374,3 +374,22 @@ fn the_authority_is_the_same_everywhere() {
         ]
     );
 }
+
+#[tokio::test]
+#[ignore = "a measurement: prints microseconds"]
+async fn costs() {
+    let ring = ring(&[A]);
+    let per = |begun: std::time::Instant, count| begun.elapsed() / count;
+    let begun = std::time::Instant::now();
+    (0..100).for_each(|_| drop(tls(&ring)));
+    println!("node TLS {:?}", per(begun, 100));
+    let begun = std::time::Instant::now();
+    (0..100).for_each(|_| drop(leaf(&ring, Duration::ZERO)));
+    println!("authority and certificate {:?}", per(begun, 100));
+    let (client, server) = (tls(&ring), tls(&ring));
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        assert!(nodes_meet(&client, &server).await.is_connected());
+    }
+    println!("handshake, both sides {:?}", per(begun, 100));
+}

@@ -93,6 +93,8 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -115,15 +117,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes: Vec<u8>, at: prop::sample::Index, byte: u8) {
+        fn no_bytes_panic(bytes: Vec<u8>, changes: Vec<(prop::sample::Index, u8)>, end: prop::sample::Index) {
             not_after(&bytes);
-            let key = rcgen::KeyPair::generate().unwrap();
-            let params = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
-            let mut certificate = params.self_signed(&key).unwrap().der().to_vec();
-            let at = at.index(certificate.len());
-            certificate[at] = byte;
+            let mut certificate = CERTIFICATE.clone();
+            for (at, byte) in changes {
+                let at = at.index(certificate.len());
+                certificate[at] = byte;
+            }
             not_after(&certificate);
-            not_after(&certificate[..at]);
+            not_after(&certificate[..end.index(certificate.len())]);
         }
     }
+
+    static CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    });
 }

@@ -10,6 +10,8 @@
 mod action_cache;
 mod bytestream;
 mod cas;
+mod certificates;
 mod disk;
+mod one_port;
 mod port;
 mod support;

@@ -150,7 +150,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) channel: Channel,
     pub(crate) tasks: TaskGroup,
-    instances: Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>>,
+    instances: Memories,
     _known: Arc<Instances>,
 }
 
@@ -177,6 +177,24 @@ impl Default for Room {
     }
 }
 
+/// What each instance has.
+pub(crate) type Memories = Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>>;
+
+/// Instances that store in memory.
+pub(crate) fn memories() -> (Memories, Arc<Instances>) {
+    let memories = Memories::default();
+    let trees = Arc::new(TreeCache::new(1 << 20));
+    let of = Arc::clone(&memories);
+    let instances = Instances::new(move |name| {
+        let memory = Arc::clone(of.lock().unwrap().entry(name.clone()).or_default());
+        let cas: Arc<dyn Cas> = Arc::clone(&memory) as Arc<dyn Cas>;
+        let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&trees)));
+        let complete = Complete::new(memory, Arc::clone(&cas), Arc::clone(&trees));
+        Stores { cas, action_cache: Arc::new(complete), trees }
+    });
+    (memories, Arc::new(instances))
+}
+
 impl Server {
     pub(crate) async fn start() -> Self {
         Self::with(settings()).await
@@ -187,16 +205,7 @@ impl Server {
     }
 
     pub(crate) async fn within(room: Room, settings: Settings) -> Self {
-        let memories: Arc<Mutex<HashMap<InstanceName, Arc<Memory>>>> = Arc::default();
-        let trees = Arc::new(TreeCache::new(1 << 20));
-        let of = Arc::clone(&memories);
-        let instances = Arc::new(Instances::new(move |name| {
-            let memory = Arc::clone(of.lock().unwrap().entry(name.clone()).or_default());
-            let cas: Arc<dyn Cas> = Arc::clone(&memory) as Arc<dyn Cas>;
-            let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&trees)));
-            let complete = Complete::new(memory, Arc::clone(&cas), Arc::clone(&trees));
-            Stores { cas, action_cache: Arc::new(complete), trees }
-        }));
+        let (memories, instances) = memories();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tasks = TaskGroup::new("doors");

@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
-use object_store::path::Path;
+use object_store::{ObjectStore, path::Path};
 
 use crate::{ActionCache, Cas, Result, blocking::blocking};
 
@@ -214,6 +214,17 @@ impl Bucket {
             lifetime.add_to(&mut stats);
         }
         stats
+    }
+
+    /// What speaks to the bucket, for what lies there beside blobs and results. Nothing of that is counted here.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        self.store.objects()
+    }
+
+    /// The key of what lies in the bucket under a name of somebody else's choice.
+    pub fn key(&self, name: &str) -> Path {
+        let names = Path::from(name);
+        names.parts().fold(prefix(&self.settings.location), |key, part| key.join(part))
     }
 
     /// How long at least what was found or written stays in the bucket; none if nothing ever leaves it.

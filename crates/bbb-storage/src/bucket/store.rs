@@ -98,6 +98,11 @@ impl Store {
         Self { objects, counters: Counters::default(), deadline, turns }
     }
 
+    /// The store as it is, without retries.
+    pub(super) fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects.store)
+    }
+
     /// Reads an object or a part of it, of at most `limit_bytes`. With an entity tag, only as long as the
     /// object has it.
     pub(super) async fn get(
