@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use bbb_cluster::{
     BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, SecretKey, Udp, UdpTarget,
+    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
@@ -144,12 +144,12 @@ impl Membership {
     ) -> anyhow::Result<()> {
         let mut ways: Vec<(&'static str, Box<dyn Discovery>)> = Vec::new();
         if !flags.join.is_empty() {
-            let list = JoinList::parse(&flags.join.join(","), self.bound).context("--join")?;
+            let list = JoinList::new(flags.join.clone(), self.bound).context("--join")?;
             ways.push(("join", Box::new(list)));
         }
-        if let Some(address) = flags.autojoin_udp {
-            let targets = UdpTarget::parse_list(&address.to_string()).context("--autojoin_udp")?;
-            ways.push(("autojoin udp", Box::new(Udp::new(targets, &self.ring))));
+        if !flags.autojoin_udp.is_empty() {
+            let udp = Udp::new(flags.autojoin_udp.clone(), &self.ring);
+            ways.push(("autojoin udp", Box::new(udp)));
         }
         if let Some(key) = &flags.autojoin_s3 {
             let list = BucketList::new(bucket.objects(), bucket.key(key).as_ref(), &self.ring);
@@ -236,9 +236,7 @@ fn ring(flags: &ClusterFlags) -> anyhow::Result<KeyRing> {
     if flags.secret_keys.is_empty() {
         return Ok(KeyRing::open(&flags.name));
     }
-    let keys: Vec<&str> = flags.secret_keys.iter().map(|key| key.0.as_str()).collect();
-    let keys = SecretKey::parse_list(&keys.join(",")).context("--secret_key")?;
-    KeyRing::new(&flags.name, &keys).context("--secret_key")
+    KeyRing::new(&flags.name, &flags.secret_keys).context("--secret_key")
 }
 
 /// How busy the node is now.

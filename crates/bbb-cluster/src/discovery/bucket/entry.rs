@@ -186,19 +186,17 @@ mod tests {
 
     #[test]
     fn the_clock_is_that_of_the_bucket() {
-        let (me, other) = (entry("me", 5, 10_000), entry("other", 5, 10_100));
+        let keys =
+            |entries: &[ObjectMeta]| entries.iter().map(|meta| meta.location.clone()).collect();
+        let (me, other) = (entry("me", 5, 10_000), vec![entry("other", 5, 10_100)]);
+        let other_keys: Vec<Path> = keys(&other);
+        assert_eq!(of(&[], &other).0, other_keys, "as the youngest says");
+        assert_eq!(of(&[], &[other, vec![me]].concat()).0, other_keys, "as its own entry says");
+        let own_is_old = [entry("me", 5, 5_000), entry("ahead", 5, 0)];
         assert_eq!(
-            of(&[], &[me, other.clone()]).0,
-            [other.location.clone()],
-            "as its own entry says"
-        );
-        assert_eq!(of(&[], &[other.clone()]).0, [other.location.clone()], "as the youngest says");
-        let ahead = entry("ahead", 5, 0);
-        let (unknown, doomed) = of(&[], &[entry("me", 5, 5_000), ahead.clone()]);
-        assert_eq!(
-            (unknown, doomed),
-            (vec![ahead.location], vec![]),
-            "its own could not be written lately"
+            of(&[], &own_is_old),
+            (keys(&own_is_old[1..]), vec![]),
+            "it could not be written lately"
         );
     }
 
@@ -206,9 +204,10 @@ mod tests {
     fn of_a_node_the_latest_start_counts() {
         let [first, second, third] =
             [(6, 30), (7, 10), (8, 300)].map(|(start, age)| entry("a", start, age));
-        let listed = [entry("me", 5, 0), first, second.clone(), third];
-        assert_eq!(of(&[], &listed).0, [second.location.clone()]);
-        assert_eq!(of(&[("a", 6)], &listed).0, [second.location]);
+        let expected = vec![second.location.clone()];
+        let listed = [entry("me", 5, 0), first, second, third];
+        assert_eq!(of(&[], &listed).0, expected);
+        assert_eq!(of(&[("a", 6)], &listed).0, expected);
         assert_eq!(of(&[("a", 7)], &listed).0, []);
     }
 

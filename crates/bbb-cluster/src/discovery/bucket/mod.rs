@@ -150,7 +150,7 @@ impl BucketList {
             match sealed {
                 Ok(sealed) => self.take(key, &sealed, meeting, reader).await,
                 Err(error) => {
-                    tracing::debug!(%key, %error, "cannot read an entry of the list of members")
+                    tracing::debug!(%key, %error, "cannot read an entry of the list of members");
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Sockets for all targets, as far as the networks of the host allow now.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     net::{IpAddr, SocketAddr},
     task::{Context, Poll, ready},
@@ -159,7 +159,7 @@ impl Spot {
         match reach {
             Reach::Network => tracing::info!(%target, "announcing this node to its networks"),
             Reach::Loopback => {
-                tracing::info!(%target, "announcing this node to others on this host only")
+                tracing::info!(%target, "announcing this node to others on this host only");
             }
             Reach::OneHost => tracing::warn!(
                 %target,
@@ -191,8 +191,8 @@ fn ensure<K: Ord, V>(
     key: K,
     make: impl FnOnce() -> io::Result<V>,
 ) -> io::Result<()> {
-    if !map.contains_key(&key) {
-        map.insert(key, make()?);
+    if let Entry::Vacant(vacant) = map.entry(key) {
+        vacant.insert(make()?);
     }
     Ok(())
 }

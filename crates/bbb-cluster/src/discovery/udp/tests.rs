@@ -252,7 +252,8 @@ async fn other_groups_are_not_heard() {
 async fn interfaces_may_come_later() {
     let target = "10.78.0.255:9881,239.8.8.8:9881";
     let ip = |words: &str| {
-        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "ip {words}")
+        let ran = Command::new("ip").args(words.split(' ')).status();
+        assert!(ran.unwrap().success(), "ip {words}");
     };
     ip("link set near down");
     let mut a = bed(node("a", "10.78.0.1:1"), target, &ring());
