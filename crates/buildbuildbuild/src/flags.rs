@@ -22,7 +22,7 @@ mod values;
 
 pub use argv::{Invocation, parse};
 pub use bucket::BucketFlags;
-pub use cluster::{ClusterFlags, SecretKey};
+pub use cluster::ClusterFlags;
 pub use defaults::{Machine, remember_cache_size};
 pub use raw::{Flags, Tool};
 pub use refusal::Refusal;

@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::Context as _;
 use bbb_cluster::{
-    Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, SecretKey,
+    BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
+    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
@@ -144,10 +144,17 @@ impl Membership {
     ) -> anyhow::Result<()> {
         let mut ways: Vec<(&'static str, Box<dyn Discovery>)> = Vec::new();
         if !flags.join.is_empty() {
-            let list = JoinList::parse(&flags.join.join(","), self.bound).context("--join")?;
+            let list = JoinList::new(flags.join.clone(), self.bound).context("--join")?;
             ways.push(("join", Box::new(list)));
         }
-        let _ = bucket;
+        if !flags.autojoin_udp.is_empty() {
+            let udp = Udp::new(flags.autojoin_udp.clone(), &self.ring);
+            ways.push(("autojoin udp", Box::new(udp)));
+        }
+        if let Some(key) = &flags.autojoin_s3 {
+            let list = BucketList::new(bucket.objects(), bucket.key(key).as_ref(), &self.ring);
+            ways.push(("autojoin s3", Box::new(list)));
+        }
         for (name, way) in ways {
             tracing::info!("looks for other nodes by {way}");
             let meeting =
@@ -202,6 +209,12 @@ impl Membership {
         self.tls.server()
     }
 
+    /// What is said of nodes that fail to prove that they are of this cluster.
+    pub(crate) fn refusals_of_nodes(&self) -> impl Fn(SocketAddr, &io::Error) + use<> {
+        let (tls, refused) = (self.tls.clone(), RefusalLog::new("node"));
+        move |from, error| refused.warn(Instant::now(), from.ip(), &tls.explain(error))
+    }
+
     /// What the page shows of it.
     pub(crate) fn shown(&self) -> InCluster {
         let tier = Arc::clone(&self.tier);
@@ -229,9 +242,7 @@ fn ring(flags: &ClusterFlags) -> anyhow::Result<KeyRing> {
     if flags.secret_keys.is_empty() {
         return Ok(KeyRing::open(&flags.name));
     }
-    let keys: Vec<&str> = flags.secret_keys.iter().map(|key| key.0.as_str()).collect();
-    let keys = SecretKey::parse_list(&keys.join(",")).context("--secret_key")?;
-    KeyRing::new(&flags.name, &keys).context("--secret_key")
+    KeyRing::new(&flags.name, &flags.secret_keys).context("--secret_key")
 }
 
 /// How busy the node is now.

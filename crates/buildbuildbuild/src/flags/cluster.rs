@@ -4,9 +4,11 @@
 //! can reach it at.
 
 use std::{
-    fmt, fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
+
+use bbb_cluster::{HostPort, SecretKey, UdpTarget};
 
 use super::{
     defaults::Machine,
@@ -28,25 +30,14 @@ pub struct ClusterFlags {
     pub advertise_host: IpAddr,
     /// The port of gossip that other nodes are told; none is the one that it listens on.
     pub advertise_port: Option<u16>,
-    /// The broadcast or multicast address to announce and to listen on.
-    pub autojoin_udp: Option<SocketAddr>,
+    /// The broadcast addresses and multicast groups to announce to and to listen on.
+    pub autojoin_udp: Vec<UdpTarget>,
     /// The key of the member list in the bucket.
     pub autojoin_s3: Option<String>,
-    /// Nodes to join, each `host:port` as it was written: names are looked up when they are needed.
-    pub join: Vec<String>,
+    /// Nodes to join; names are looked up when they are needed.
+    pub join: Vec<HostPort>,
     /// The keys of the cluster: the first seals, all open. None leaves the cluster open.
     pub secret_keys: Vec<SecretKey>,
-}
-
-/// A key of the cluster as it was written.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretKey(pub String);
-
-/// Does not show the secret.
-impl fmt::Debug for SecretKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretKey(...)")
-    }
 }
 
 impl ClusterFlags {
@@ -88,30 +79,24 @@ pub(super) fn resolve(
     // Who is not reached from elsewhere looks for no others there, unless the flags say so.
     let loopback = listen.filter(IpAddr::is_loopback);
     let hosts = Hosts::of(flags, machine, loopback)?;
-    let udp = udp_address(flags, machine, hosts.as_ref())?;
+    let udp = udp_targets(flags, machine, hosts.as_ref())?;
     if flags.bucket.is_none() {
         return refuse_without_bucket(flags).map(|()| None);
     }
     let Some(Hosts { bind, advertise }) = hosts else {
         return without_address(flags, notes).map(|()| None);
     };
-    let udp = match udp {
-        Udp::At(address) => Some(address),
-        Udp::Off => None,
-        Udp::Nothing => {
-            let template = flags.autojoin_udp.as_deref().unwrap_or(DEFAULT_UDP);
-            notes.push(format!(
-                "--autojoin_udp={template} gives no address on this machine: it is off"
-            ));
-            None
-        }
-    };
+    if let Udp::Nothing = udp {
+        let template = flags.autojoin_udp.as_deref().unwrap_or(DEFAULT_UDP);
+        notes
+            .push(format!("--autojoin_udp={template} gives no address on this machine: it is off"));
+    }
     Ok(Some(ClusterFlags {
         name,
         bind: SocketAddr::new(bind, bind_port),
         advertise_host: advertise,
         advertise_port,
-        autojoin_udp: udp,
+        autojoin_udp: udp.targets(),
         autojoin_s3: flags.autojoin_s3.clone(),
         join,
         secret_keys,
@@ -170,15 +155,23 @@ const fn everywhere_like(host: IpAddr) -> IpAddr {
 
 /// What comes of `--autojoin_udp`.
 enum Udp {
-    At(SocketAddr),
+    At(Vec<UdpTarget>),
     /// It is not wanted.
     Off,
     /// It is wanted, but its template gives nothing.
     Nothing,
 }
 
-/// The address of UDP announcements.
-fn udp_address(flags: &Flags, machine: &Machine, hosts: Option<&Hosts>) -> Result<Udp, Refusal> {
+impl Udp {
+    fn targets(self) -> Vec<UdpTarget> {
+        match self {
+            Self::At(targets) => targets,
+            Self::Off | Self::Nothing => Vec::new(),
+        }
+    }
+}
+
+fn udp_targets(flags: &Flags, machine: &Machine, hosts: Option<&Hosts>) -> Result<Udp, Refusal> {
     let template = match flags.autojoin_udp.as_deref() {
         Some(off) if off.is_empty() || units::parse_bool(off) == Some(false) => {
             return Ok(Udp::Off);
@@ -188,64 +181,32 @@ fn udp_address(flags: &Flags, machine: &Machine, hosts: Option<&Hosts>) -> Resul
         None if hosts.is_none_or(|hosts| hosts.advertise.is_loopback()) => return Ok(Udp::Off),
         None => DEFAULT_UDP,
     };
-    let address = evaluate("autojoin_udp", template, machine)?;
-    // Without an address before its port a template gives nothing.
-    if address.is_empty() || address.starts_with(':') {
-        return Ok(Udp::Nothing);
-    }
-    let right = || format!("gives {address:?}, use IP:port, false or a template");
-    let parsed = address.parse::<SocketAddr>().ok().filter(|address| address.port() > 0);
-    parsed.map(Udp::At).ok_or_else(|| Refusal::value("autojoin_udp", template, right()))
+    let text = evaluate("autojoin_udp", template, machine)?;
+    let targets = UdpTarget::parse_list(&text)
+        .map_err(|error| Refusal::value("autojoin_udp", template, error.to_string()))?;
+    Ok(if targets.is_empty() { Udp::Nothing } else { Udp::At(targets) })
 }
 
-fn join_list(list: Option<&str>) -> Result<Vec<String>, Refusal> {
+fn join_list(list: Option<&str>) -> Result<Vec<HostPort>, Refusal> {
     let Some(list) = list else { return Ok(Vec::new()) };
-    let check = |node: &str| {
-        let node = node.trim();
-        let right = node.rsplit_once(':').is_some_and(|(host, port)| {
-            !host.is_empty()
-                && !host.contains(char::is_whitespace)
-                && parse_port("join", port, 1).is_ok()
-        });
-        match right {
-            true => Ok(node.to_owned()),
-            false => Err(Refusal::value("join", list, format!("{node:?} is no host:port"))),
-        }
-    };
-    list.split(',').map(check).collect()
+    let hosts = list.split(',').map(|host| host.trim().parse::<HostPort>());
+    let hosts = hosts.collect::<Result<_, _>>();
+    hosts.map_err(|error| Refusal::value("join", list, error.to_string()))
 }
 
-/// The keys that are given; all but the first open what other nodes still seal with them.
+/// The keys that are given; all but the first open what other nodes still seal with them. No refusal shows a key.
 fn secret_keys(flags: &Flags) -> Result<Vec<SecretKey>, Refusal> {
-    let keys = match (flags.secret_key.as_deref(), flags.secret_key_file.as_deref()) {
+    let (flag, keys) = match (flags.secret_key.as_deref(), flags.secret_key_file.as_deref()) {
         (None, None) => return Ok(Vec::new()),
         (Some(_), Some(_)) => {
             return Err(Refusal::Contradiction(
                 "--secret_key and --secret_key_file are both given: give one".to_owned(),
             ));
         }
-        (Some(keys), None) => keys.split(',').map(str::trim).map(str::to_owned).collect(),
-        (None, Some(path)) => keys_in_file(path)?,
+        (Some(keys), None) => ("secret_key", SecretKey::parse_list(keys)),
+        (None, Some(path)) => ("secret_key_file", SecretKey::read_file(Path::new(path))),
     };
-    if keys.iter().any(String::is_empty) {
-        return Err(Refusal::Contradiction(
-            "--secret_key is empty: give a key or leave it out".to_owned(),
-        ));
-    }
-    Ok(keys.into_iter().map(SecretKey).collect())
-}
-
-/// One key a line; empty lines and those that start with `#` are none.
-fn keys_in_file(path: &str) -> Result<Vec<String>, Refusal> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        Refusal::value("secret_key_file", path, format!("cannot be read: {error}"))
-    })?;
-    let lines = text.lines().map(str::trim);
-    let keys: Vec<_> = lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    match keys.is_empty() {
-        true => Err(Refusal::value("secret_key_file", path, "has no key: write one into it")),
-        false => Ok(keys.into_iter().map(str::to_owned).collect()),
-    }
+    keys.map_err(|error| Refusal::Other(format!("--{flag}: {error}")))
 }
 
 /// Nodes without a bucket have nothing to share.

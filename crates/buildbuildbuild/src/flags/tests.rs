@@ -225,14 +225,14 @@ fn what_is_wrong_is_said_in_one_line() {
         ("--loglevel=loud", "--loglevel=loud: use panic, fatal, error"),
         ("--loglevel=info,debug", "--loglevel=info,debug: use"),
         ("--log_format=xml", "--log_format=xml: use text or json"),
-        ("--join=a:1,b", "--join=a:1,b: \"b\" is no host:port"),
+        ("--join=a:1,b", "--join=a:1,b: 'b' is not host:port"),
         ("--bind_port=x", "--bind_port=x: use a port from 0 to 65535"),
         ("--advertise_port=0", "--advertise_port=0: use a port from 1 to 65535"),
         ("--advertise_host=0.0.0.0", "--advertise_host=0.0.0.0: other nodes cannot send to it"),
         ("--advertise_host=x", "--advertise_host=x: use an IP address"),
         (
             "--autojoin_udp=10.0.0.255",
-            "--autojoin_udp=10.0.0.255: gives \"10.0.0.255\", use IP:port",
+            "--autojoin_udp=10.0.0.255: '10.0.0.255:' is not a broadcast address",
         ),
         ("--fetch_allow=a b", "--fetch_allow=a b: use a host, host:port or CIDR"),
         ("--node_name=a\nb", "--node_name=a\\nb: use up to"),
@@ -240,12 +240,13 @@ fn what_is_wrong_is_said_in_one_line() {
         ("--endpoint=https://s3.example.org", "--endpoint needs --bucket"),
         ("--autojoin_s3=members", "--autojoin_s3 needs --bucket"),
         ("--join=a:1", "--join needs --bucket: a cluster shares one bucket, so give --bucket"),
-        ("--secret_key=topsecret", "--secret_key needs --bucket"),
-        ("--secret_key=", "--secret_key is empty: give a key or leave it out"),
+        ("--secret_key=K3ytopsecretR0XbW9Zq7LmT2vNs8JdYc5Hf", "--secret_key needs --bucket"),
+        ("--secret_key=topsecret", "--secret_key: key 1: secret key is weak: it is worth about"),
+        ("--secret_key=", "--secret_key: key 1: secret key is missing; make one with"),
         ("--expire_after=30d", "--expire_after needs --bucket"),
         ("--write_back", "--write_back needs --bucket"),
         ("--tls_cert=a", "--tls_cert and --tls_key belong together"),
-        ("--secret_key_file=/nowhere", "--secret_key_file=/nowhere: cannot be read: No such file"),
+        ("--secret_key_file=/nowhere", "--secret_key_file: /nowhere cannot be read: No such file"),
     ];
     for (flag, expected) in table {
         let told = refusal(&[flag]);
@@ -313,6 +314,9 @@ fn a_bucket_is_what_its_flags_say() {
     assert!(settings(&["--compress=false"]).bucket.is_none());
 }
 
+const NEW: &str = "K3yR0XbW9Zq7LmT2vNs8JdYc5HfPa1Ge4uQw6Ei";
+const OLD: &str = "0ldR0XbW9Zq7LmT2vNs8JdYc5HfPa1Ge4uQw6Ei";
+
 fn cluster(line: &[&str]) -> ClusterFlags {
     settings(&[&["--bucket=builds"], line].concat()).cluster.expect("a cluster")
 }
@@ -330,7 +334,7 @@ fn a_bucket_makes_a_node_part_of_a_cluster() {
         (plain.advertise_host.to_string().as_str(), plain.advertise_port),
         ("10.1.2.3", None)
     );
-    assert_eq!(plain.autojoin_udp.unwrap().to_string(), "10.1.2.255:9876");
+    assert_eq!(plain.autojoin_udp[0].to_string(), "10.1.2.255:9876");
     assert_eq!((plain.autojoin_s3, plain.join, plain.secret_keys), (None, vec![], vec![]));
     let bound = |text: &str| text.parse().unwrap();
     let all = cluster(&[
@@ -342,16 +346,16 @@ fn a_bucket_makes_a_node_part_of_a_cluster() {
         "--autojoin_udp=239.0.0.1:99",
         "--autojoin_s3=members",
         "--join=a:1, [::1]:2",
-        "--secret_key=new,old",
+        &format!("--secret_key={NEW},{OLD}"),
     ]);
     assert_eq!((all.name.as_str(), all.bind.to_string()), ("c", "0.0.0.0:0".into()));
     assert_eq!(all.advertised_gossip(bound("0.0.0.0:5")).to_string(), "10.1.2.3:80");
     assert_eq!(all.advertised_port(bound("0.0.0.0:5")).to_string(), "10.1.2.3:5");
-    assert_eq!(all.autojoin_udp.unwrap().to_string(), "239.0.0.1:99");
+    assert_eq!(all.autojoin_udp[0].to_string(), "239.0.0.1:99");
     assert_eq!(all.autojoin_s3.as_deref(), Some("members"));
-    assert_eq!(all.join, ["a:1", "[::1]:2"]);
-    assert_eq!(all.secret_keys, ["new", "old"].map(|key| SecretKey(key.to_owned())));
-    assert!(!format!("{all:?}").contains("old"));
+    assert_eq!(all.join, ["a:1", "[::1]:2"].map(|host| host.parse().unwrap()));
+    assert_eq!(all.secret_keys, [NEW, OLD].map(|key| key.parse().unwrap()));
+    assert!(!format!("{all:?}").contains(OLD));
     assert_eq!(cluster(&["--bind_port=0"]).advertised_gossip(bound("10.1.2.3:5")).port(), 5);
 }
 
@@ -362,11 +366,11 @@ type ReadCluster = fn(&ClusterFlags) -> String;
 fn addresses_of_a_cluster_follow_from_each_other() {
     let bind: ReadCluster = |cluster| cluster.bind.ip().to_string();
     let advertise: ReadCluster = |cluster| cluster.advertise_host.to_string();
-    let udp: ReadCluster = |cluster| format!("{:?}", cluster.autojoin_udp);
+    let udp: ReadCluster = |cluster| cluster.autojoin_udp.len().to_string();
     let table: [(&[&str], ReadCluster, &str); 14] = [
         (&["--bind_host=127.0.0.1"], bind, "127.0.0.1"),
         (&["--bind_host=127.0.0.1"], advertise, "127.0.0.1"),
-        (&["--bind_host=127.0.0.1"], udp, "None"),
+        (&["--bind_host=127.0.0.1"], udp, "0"),
         (&["--bind_host=0.0.0.0"], advertise, "10.1.2.3"),
         (&["--bind_host=::"], advertise, "10.1.2.3"),
         (&["--bind_host=::1"], advertise, "::1"),
@@ -374,18 +378,18 @@ fn addresses_of_a_cluster_follow_from_each_other() {
         // Who serves this machine alone gossips there alone.
         (&["--listen=127.0.0.1"], bind, "127.0.0.1"),
         (&["--listen=127.0.0.1"], advertise, "127.0.0.1"),
-        (&["--listen=127.0.0.1"], udp, "None"),
+        (&["--listen=127.0.0.1"], udp, "0"),
         (&["--listen=127.0.0.1", "--bind_host=10.1.2.3"], advertise, "10.1.2.3"),
         (&["--listen=0.0.0.0"], advertise, "10.1.2.3"),
-        (&["--autojoin_udp=false"], udp, "None"),
-        (&["--autojoin_udp="], udp, "None"),
+        (&["--autojoin_udp=false"], udp, "0"),
+        (&["--autojoin_udp="], udp, "0"),
     ];
     for (line, read, expected) in table {
         assert_eq!(read(&cluster(line)), expected, "{line:?}");
     }
     let nothing = settings(&["--bucket=builds", "--autojoin_udp={{ GetPublicIP }}:9876"]);
     assert!(nothing.notes()[0].ends_with("gives no address on this machine: it is off"));
-    assert_eq!(nothing.cluster.unwrap().autojoin_udp, None);
+    assert_eq!(nothing.cluster.unwrap().autojoin_udp, []);
 }
 
 #[test]
@@ -412,11 +416,11 @@ fn keys_come_from_a_file_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     let flag = format!("--secret_key_file={}", path.display());
-    std::fs::write(&path, "# the new one\n first \n\nsecond\n").unwrap();
+    std::fs::write(&path, format!("# the new one\n {NEW} \n\n{OLD}\n")).unwrap();
     let keys = cluster(&[&flag]).secret_keys;
-    assert_eq!(keys, ["first", "second"].map(|key| SecretKey(key.to_owned())));
+    assert_eq!(keys, [NEW, OLD].map(|key| key.parse().unwrap()));
     std::fs::write(&path, "# none\n").unwrap();
-    assert!(refusal(&["--bucket=builds", &flag]).ends_with("has no key: write one into it"));
+    assert!(refusal(&["--bucket=builds", &flag]).contains("secret key is missing"));
 }
 
 #[test]
