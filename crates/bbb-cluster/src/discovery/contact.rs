@@ -92,7 +92,7 @@ impl Contact {
 /// If it does not.
 #[cfg(any(test, feature = "hostile"))]
 #[expect(clippy::expect_used, reason = "it is a check")]
-pub(crate) fn check_contact(bytes: &[u8]) {
+pub fn check_contact(bytes: &[u8]) {
     if let Some(contact) = Contact::decode(bytes) {
         let written = contact.encode().expect("what was read can be written");
         assert_eq!(Contact::decode(&written).as_ref(), Some(&contact));
