@@ -209,6 +209,12 @@ impl Membership {
         self.tls.server()
     }
 
+    /// What is said of nodes that fail to prove that they are of this cluster.
+    pub(crate) fn refusals_of_nodes(&self) -> impl Fn(SocketAddr, &io::Error) + use<> {
+        let (tls, refused) = (self.tls.clone(), RefusalLog::new("node"));
+        move |from, error| refused.warn(Instant::now(), from.ip(), &tls.explain(error))
+    }
+
     /// What the page shows of it.
     pub(crate) fn shown(&self) -> InCluster {
         let tier = Arc::clone(&self.tier);

@@ -155,7 +155,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
         let doors = node_doors(&settings, &budgets, tiered, &disk, membership);
-        port = port.with_nodes(doors, membership.server_tls());
+        port = port
+            .with_nodes(doors, membership.server_tls())
+            .on_refused_node(membership.refusals_of_nodes());
     }
     port.serve(listener, &groups.doors);
     let gossip = membership.as_ref().map(Membership::bound);

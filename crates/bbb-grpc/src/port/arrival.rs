@@ -11,7 +11,7 @@ use http::StatusCode;
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 use tokio_rustls::{
     LazyConfigAcceptor,
-    rustls::{ServerConfig, server::Acceptor},
+    rustls::{self, ServerConfig, server::Acceptor},
     server::TlsStream,
 };
 
@@ -66,6 +66,16 @@ pub(super) enum Refused {
     Node(#[source] io::Error),
 }
 
+impl Refused {
+    /// A handshake that did not come to its end is a failure only if TLS says so.
+    fn by_tls(error: io::Error, failed: fn(io::Error) -> Self) -> Self {
+        match error.get_ref().is_some_and(|cause| cause.is::<rustls::Error>()) {
+            true => failed(error),
+            false => Self::Broken(error),
+        }
+    }
+}
+
 impl Arrived {
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.io, Io::Plain(_))
@@ -109,7 +119,7 @@ impl Ways {
 
     async fn arrive_by_tls(&self, stream: Rewound<TcpStream>) -> Result<Arrived, Refused> {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await;
-        let mut hello = hello.map_err(Refused::Client)?;
+        let mut hello = hello.map_err(|error| Refused::by_tls(error, Refused::Client))?;
         let offered = hello.client_hello().alpn().map(|offered| offered.map(<[u8]>::to_vec));
         let offered: Vec<_> = offered.into_iter().flatten().collect();
         let of_nodes = |(_, tls): &&(Router, Arc<ServerConfig>)| {
@@ -126,7 +136,8 @@ impl Ways {
                     return Err(Refused::NoTls);
                 }
             };
-        let stream = hello.into_stream(tls).await.map_err(failed)?;
+        let stream = hello.into_stream(tls).await;
+        let stream = stream.map_err(|error| Refused::by_tls(error, failed))?;
         let (opening, stream) = opening(stream).await.map_err(Refused::Broken)?;
         let version = match opening {
             Opening::Http2 => Version::Http2,

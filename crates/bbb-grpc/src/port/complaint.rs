@@ -8,23 +8,28 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::arrival::Refused;
+use super::{OnRefusedNode, arrival::Refused};
 use crate::causes::with_causes;
 
 /// How often one thing is said at the most.
 const EVERY: Duration = Duration::from_secs(60);
 
 /// All that the port complains of, each with what to do.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Complaints {
     too_many: Complaint,
     plain: Complaint,
     no_tls: Complaint,
     client: Complaint,
     node: Complaint,
+    on_refused_node: Option<Box<OnRefusedNode>>,
 }
 
 impl Complaints {
+    pub(super) fn new(on_refused_node: Option<Box<OnRefusedNode>>) -> Self {
+        Self { on_refused_node, ..Self::default() }
+    }
+
     /// More connections came than there is room for.
     pub(super) fn too_many(&self, from: SocketAddr) {
         self.too_many.make(|left_out| {
@@ -50,9 +55,12 @@ impl Complaints {
             Refused::Client(_) => self.client.make(|left_out| {
                 tracing::info!(%from, left_out, error, "client not let in");
             }),
-            Refused::Node(_) => self.node.make(|left_out| {
-                tracing::warn!(%from, left_out, error, "node not let in: do all have the same --secret_key?");
-            }),
+            Refused::Node(cause) => match &self.on_refused_node {
+                Some(tell) => tell(from, cause),
+                None => self.node.make(|left_out| {
+                    tracing::warn!(%from, left_out, error, "node not let in");
+                }),
+            },
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! The room knows nothing of what the doors do, nor of how nodes come by their certificates.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bbb_lifecycle::{Stop, TaskGroup};
 use tokio::{
@@ -57,13 +57,17 @@ pub struct Port {
     clients: Doors,
     client_tls: Option<Arc<ClientTls>>,
     nodes: Option<(Doors, Arc<ServerConfig>)>,
+    on_refused_node: Option<Box<OnRefusedNode>>,
 }
+
+/// Told of each node that fails its handshake: where it is, and why. It may come often: on purpose, too.
+pub type OnRefusedNode = dyn Fn(SocketAddr, &io::Error) + Send + Sync;
 
 impl Port {
     /// Clients in plain text. `window_bytes` is the memory that connections share for what is sent ahead of being read;
     /// it also bounds how many are open at once, more wait.
     pub fn new(window_bytes: u64, clients: Doors) -> Self {
-        Self { window_bytes, clients, client_tls: None, nodes: None }
+        Self { window_bytes, clients, client_tls: None, nodes: None, on_refused_node: None }
     }
 
     /// Clients under TLS; in plain text they find but the advice to use it.
@@ -76,6 +80,15 @@ impl Port {
     #[must_use]
     pub fn with_nodes(self, nodes: Doors, tls: Arc<ServerConfig>) -> Self {
         Self { nodes: Some((nodes, tls)), ..self }
+    }
+
+    /// Has somebody else say in the log that a node was refused, who knows what to do.
+    #[must_use]
+    pub fn on_refused_node(
+        self,
+        tell: impl Fn(SocketAddr, &io::Error) + Send + Sync + 'static,
+    ) -> Self {
+        Self { on_refused_node: Some(Box::new(tell)), ..self }
     }
 
     /// Serves on `listener` until the group is asked to stop; then takes no more connections, and lets
@@ -147,7 +160,7 @@ impl Entrance {
             ways: Ways::new(clients, port.client_tls, nodes),
             arrivals: Arc::new(Semaphore::new(MAX_ARRIVALS)),
             waiting: Semaphore::new(MAX_WAITING),
-            complaints: Complaints::default(),
+            complaints: Complaints::new(port.on_refused_node),
         }
     }
 

@@ -1,6 +1,8 @@
 //! One port for clients in plain text and under TLS and for other nodes: who finds what, and who is hung up on.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration,
+};
 
 use axum::{body::Body, response::IntoResponse as _};
 use bbb_digest::{Digest, InstanceName};
@@ -19,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
@@ -44,6 +47,8 @@ struct Rig {
     address: SocketAddr,
     tasks: TaskGroup,
     folder: tempfile::TempDir,
+    /// What was said of nodes that were not let in.
+    refusals: watch::Receiver<Vec<String>>,
     /// Whom clients and the node trust for clients.
     of_clients: Authority,
     /// Whom nodes trust.
@@ -75,8 +80,12 @@ impl Rig {
         let nodes = Doors::for_nodes(max, &budgets, short)
             .with_service(Echo)
             .with_doors_under("/near", Doors::for_nodes_near(max, &budgets, near));
+        let (refused, refusals) = watch::channel(Vec::new());
         let mut port = Port::new(WINDOW_BYTES, Doors::new(settings, &budgets, long))
-            .with_nodes(nodes, of_nodes.server(&of_nodes.leaf(), NODE));
+            .with_nodes(nodes, of_nodes.server(&of_nodes.leaf(), NODE))
+            .on_refused_node(move |_, error| {
+                refused.send_modify(|all| all.push(error.to_string()))
+            });
         if tls != Tls::No {
             let [cert, key, client_ca] = of_clients.leaf().write(folder.path(), &of_clients);
             let client_ca = (tls == Tls::Mutual).then_some(client_ca);
@@ -91,7 +100,7 @@ impl Rig {
             let mut memories = memories.lock().unwrap();
             Arc::clone(memories.entry(InstanceName::default()).or_default())
         });
-        Self { address, tasks, folder, of_clients, of_nodes, long, short, near }
+        Self { address, tasks, folder, refusals, of_clients, of_nodes, long, short, near }
     }
 
     async fn plain(&self) -> Channel {
@@ -274,7 +283,7 @@ async fn nodes_are_not_asked_for_the_clients_header() {
 #[tokio::test]
 async fn who_is_no_node_is_not_let_in_as_one() {
     for tls in [Tls::No, Tls::Mutual] {
-        let rig = Rig::start(tls).await;
+        let mut rig = Rig::start(tls).await;
         let foreign = Authority::new("foreign").leaf();
         // The same name makes no difference.
         let forged = Authority::new("nodes").leaf();
@@ -288,6 +297,10 @@ async fn who_is_no_node_is_not_let_in_as_one() {
             };
             assert!(refused);
         }
+        let said = rig.refusals.wait_for(|said| said.len() == 4).await.unwrap().clone();
+        let sorted: BTreeSet<_> = said.iter().map(String::as_str).collect();
+        assert_eq!(sorted.len(), 3, "{said:?}");
+        assert!(sorted.contains("peer sent no certificates"), "{said:?}");
         assert!(rig.node(Some(&rig.of_nodes.leaf())).await.is_ok());
     }
 }

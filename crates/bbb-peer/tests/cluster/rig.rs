@@ -1,6 +1,6 @@
 //! Several nodes over one bucket.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bbb_cluster::{ClusterView, KeyRing, Member, MemberId, NodeTls, Properties};
 use bbb_digest::{Digest, Function, InstanceName};
@@ -18,6 +18,9 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::link::{Link, State};
+
+/// How long the bucket may take: longer than anyone waits for an owner, and no longer than a test likes to.
+const BUCKET_DEADLINE: Duration = Duration::from_secs(7);
 
 const MAX_BLOB_BYTES: u64 = 1 << 30;
 
@@ -38,7 +41,7 @@ pub(crate) struct Node {
     pub(crate) introductions: Arc<Introductions>,
     pub(crate) link: Link,
     view: watch::Sender<Arc<ClusterView>>,
-    group: TaskGroup,
+    heads_at_start: u64,
     dir: TempDir,
 }
 
@@ -126,7 +129,7 @@ impl Rig {
 
     /// All looks that the bucket had to answer.
     pub(crate) fn heads(&self) -> u64 {
-        self.nodes.iter().map(|node| node.bucket.stats().head).sum()
+        self.nodes.iter().map(|node| node.bucket.stats().head - node.heads_at_start).sum()
     }
 }
 
@@ -156,6 +159,8 @@ impl Node {
         );
         let tiered = tiered(&near, &peers, &group);
         let mark = bucket.leave_mark(&group).await.unwrap();
+        until(|| bucket.stats().list > 0).await;
+        let heads_at_start = bucket.stats().head;
         let own = Arc::new(Properties::default);
         let introductions = Introductions::new(Arc::clone(&bucket), mark, own, connections);
 
@@ -164,7 +169,19 @@ impl Node {
         let tiered = Arc::new(tiered);
         let port = port(&tiered, &near, service, &tls);
         port.serve(listener, &group);
-        Self { member, tiered, near, bucket, faulty, peers, introductions, link, view, group, dir }
+        Self {
+            member,
+            tiered,
+            near,
+            bucket,
+            faulty,
+            peers,
+            introductions,
+            link,
+            view,
+            heads_at_start,
+            dir,
+        }
     }
 
     /// Its blobs, as its clients see them.
@@ -268,7 +285,18 @@ fn instances(stores: impl Fn(&InstanceName) -> Far + Send + Sync + 'static) -> A
 
 fn bucket(objects: &Arc<Faulty<InMemory>>, group: &TaskGroup) -> Arc<Bucket> {
     let settings = BucketSettings::new("s3://builds/prefix".parse().unwrap());
+    let settings = BucketSettings { deadline: BUCKET_DEADLINE, ..settings };
     Bucket::over(Objects::with_parts(Arc::clone(objects)), settings, true, group)
+}
+
+/// Waits until something is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it comes to be so");
 }
 
 /// The instance of all tests that do not say otherwise.
