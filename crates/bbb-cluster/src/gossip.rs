@@ -24,6 +24,7 @@ use self::{
     packet::{Hello, Known, Packet, Suspected},
     renewals::Renewals,
     strangers::Strangers,
+    suspects::Suspects,
     timers::Timers,
     timing::ROUND,
 };
@@ -34,6 +35,7 @@ mod neighbours;
 mod packet;
 mod renewals;
 mod strangers;
+mod suspects;
 mod timers;
 mod timing;
 
@@ -61,6 +63,7 @@ pub(crate) struct Gossip {
     effects: Effects,
     neighbours: Neighbours,
     strangers: Strangers,
+    suspects: Suspects,
     renewals: Renewals,
     next_round: Duration,
     /// In how many more rounds a member is asked whom it knows.
@@ -95,6 +98,7 @@ impl Gossip {
             effects: Effects { now, ..Effects::default() },
             neighbours: Neighbours::new(now),
             strangers: Strangers::default(),
+            suspects: Suspects::default(),
             renewals: Renewals::new(now),
             next_round: now,
             questions_left: 0,
@@ -163,6 +167,7 @@ impl Gossip {
         if late > STALL {
             self.effects.timers.postpone(late);
             self.neighbours.pardon(now);
+            self.suspects.pardon();
         }
         while let Some(timer) = self.effects.timers.take_due(now) {
             let outcome = self.foca.handle_timer(timer, &mut self.effects);
@@ -203,11 +208,13 @@ impl Gossip {
         if self.is_leaving {
             return;
         }
-        self.judge_neighbours();
+        self.judge();
         self.ask_suspects();
         self.ask_around();
         for address in self.strangers.take_due(now) {
-            if !self.is_active(address) {
+            if self.is_active(address) {
+                self.strangers.forget(address);
+            } else {
                 self.greet(address, true);
             }
         }
@@ -217,14 +224,16 @@ impl Gossip {
         }
     }
 
-    /// Tells what silence says of the neighbours.
-    fn judge_neighbours(&mut self) {
+    /// Tells what silence says of neighbours and suspects.
+    fn judge(&mut self) {
         let members = &self.foca;
         let known = |node: &Node| {
             let member = members.iter_membership_state().find(|member| member.id() == node)?;
             Some((member.state(), member.incarnation()))
         };
-        let verdicts = self.neighbours.judge(known, self.effects.now);
+        let mut verdicts = self.neighbours.judge(known, self.effects.now);
+        let suspects = members.iter_members().filter(|member| member.state() == State::Suspect);
+        verdicts.extend(self.suspects.look(suspects, self.effects.now));
         let outcome = self.foca.apply_many(verdicts.into_iter(), true, &mut self.effects);
         note("verdict", self.me().gossip, outcome);
     }
@@ -235,7 +244,10 @@ impl Gossip {
         if from.gossip == self.me().gossip || self.is_leaving {
             return;
         }
-        self.strangers.forget(source);
+        if source != from.gossip {
+            // It was found by an address that it does not call its own.
+            self.strangers.forget(source);
+        }
         self.neighbours.heard(&hello.from, self.effects.now);
         if let Some(known) = hello.known
             && (known.generation > self.me().generation
@@ -253,6 +265,8 @@ impl Gossip {
                 self.strangers.found(from.gossip, self.effects.now);
             }
             _ => {
+                // It is greeted until it is a member: the announcement may get lost.
+                self.strangers.found(from.gossip, self.effects.now);
                 let outcome = self.foca.announce(hello.from, &mut self.effects);
                 note("announcement", from.gossip, outcome);
             }

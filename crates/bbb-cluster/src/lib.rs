@@ -25,8 +25,8 @@ pub use cluster::{
     Cluster, Envelope, INTRODUCTION_TIMEOUT, MAX_SEAL_BYTES, OwnProperties, StartError,
 };
 pub use discovery::{
-    BucketList, Discovery, Envelope as MeetingEnvelope, HostPort, JoinError, JoinList, Meeting,
-    Resolve, SystemResolver, Udp, UdpTarget, UdpTargetError,
+    BucketList, Discovery, HostPort, JoinError, JoinList, Meeting, Resolve, SystemResolver, Udp,
+    UdpTarget, UdpTargetError,
 };
 pub use introduce::{Introduce, IntroduceError};
 pub use keys::{ClusterTag, KeyError, KeyRing, MAX_KEYS, Place, SecretKey};

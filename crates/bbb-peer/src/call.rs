@@ -48,39 +48,37 @@ impl Side {
     }
 }
 
+/// What an answer may have to wait for, and so what it means if it is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitsFor {
+    /// The node alone: it is not well.
+    Node,
+    /// The bucket, through the node: who knows which of them is slow. It is asked no such thing for a while, and what it
+    /// has itself is still to be had from it.
+    Bucket,
+}
+
 impl Peer {
-    /// Sends one message and gives the one that comes back, if the node is not stepped over.
+    /// The right to ask for something; none while the node is stepped over.
+    pub(crate) fn enter(&self, waits_for: WaitsFor) -> Result<Turns, CallError> {
+        let now = Instant::now();
+        let node = self.node.enter(now).ok_or(CallError::SteppedOver)?;
+        let bucket = match waits_for {
+            WaitsFor::Node => None,
+            WaitsFor::Bucket => Some(self.bucket.enter(now).ok_or(CallError::SteppedOver)?),
+        };
+        Ok(Turns { node, bucket })
+    }
+
+    /// The same, however the node has behaved: for those who want to know just that.
+    pub(crate) fn enter_anyway(&self) -> Turns {
+        Turns { node: self.node.enter_anyway(), bucket: Some(self.bucket.enter_anyway()) }
+    }
+
+    /// Sends one message and gives the one that comes back.
     pub(crate) async fn call<Q, A>(
         &self,
-        path: &'static str,
-        message: Q,
-        within: Duration,
-    ) -> Result<A, CallError>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        let turn = self.breaker.enter(Instant::now()).ok_or(CallError::SteppedOver)?;
-        self.call_in(turn, path, message, within).await
-    }
-
-    /// The same, however the node has behaved: who asks wants to know just that.
-    pub(crate) async fn call_anyway<Q, A>(
-        &self,
-        path: &'static str,
-        message: Q,
-        within: Duration,
-    ) -> Result<A, CallError>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        self.call_in(self.breaker.enter_anyway(), path, message, within).await
-    }
-
-    async fn call_in<Q, A>(
-        &self,
-        turn: Turn,
+        turns: Turns,
         path: &'static str,
         message: Q,
         within: Duration,
@@ -95,22 +93,22 @@ impl Peer {
             let codec = ProstCodec::<Q, A>::default();
             grpc.unary(Request::new(message), PathAndQuery::from_static(path), codec).await
         };
-        judged(&turn, within, answer).await.map(tonic::Response::into_inner)
+        turns.judge(within, answer).await.map(tonic::Response::into_inner)
     }
 
-    /// Sends one message and gives the stream that comes back as soon as it begins.
+    /// Sends one message and gives the first one that comes back, with those that follow it.
     pub(crate) async fn open<Q, A>(
         &self,
+        turns: Turns,
         side: Side,
         path: &'static str,
         message: Q,
         within: Duration,
-    ) -> Result<Incoming<A>, CallError>
+    ) -> Result<(Option<A>, Incoming<A>), CallError>
     where
         Q: Message + 'static,
         A: Message + Default + 'static,
     {
-        let turn = self.breaker.enter(Instant::now()).ok_or(CallError::SteppedOver)?;
         let mut grpc = self.grpc(side);
         let first = async {
             ready(&mut grpc).await?;
@@ -121,8 +119,8 @@ impl Peer {
             let first = stream.message().await?;
             Ok((stream, first))
         };
-        let (stream, first) = judged(&turn, within, first).await?;
-        Ok(Incoming { stream, first, turn })
+        let (stream, first) = turns.judge(within, first).await?;
+        Ok((first, Incoming { stream, turns }))
     }
 
     fn grpc(&self, side: Side) -> Grpc<Channel> {
@@ -131,21 +129,17 @@ impl Peer {
     }
 }
 
-/// Messages that come in.
+/// Messages that go on coming in.
 #[derive(Debug)]
 pub(crate) struct Incoming<A> {
     stream: Streaming<A>,
-    first: Option<A>,
-    turn: Turn,
+    turns: Turns,
 }
 
 impl<A> Incoming<A> {
     /// The next message, if it comes within the bound; none at the end.
     pub(crate) async fn next(&mut self, within: Duration) -> Result<Option<A>, CallError> {
-        match self.first.take() {
-            Some(first) => Ok(Some(first)),
-            None => judged(&self.turn, within, self.stream.message()).await,
-        }
+        self.turns.judge(within, self.stream.message()).await
     }
 }
 
@@ -153,29 +147,47 @@ async fn ready(grpc: &mut Grpc<Channel>) -> Result<(), Status> {
     grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))
 }
 
-/// Waits for an answer within a bound, and tells the breaker what came of it.
-async fn judged<T>(
-    turn: &Turn,
-    within: Duration,
-    answer: impl Future<Output = Result<T, Status>>,
-) -> Result<T, CallError> {
-    match timeout(within, answer).await {
-        Ok(Ok(answer)) => {
-            turn.answered();
-            Ok(answer)
+/// The right to call a node, and the duty to tell what came of it.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    node: Turn,
+    /// None if the answer does not wait for the bucket.
+    bucket: Option<Turn>,
+}
+
+impl Turns {
+    /// Waits for an answer within a bound, and tells what came of it.
+    async fn judge<T>(
+        &self,
+        within: Duration,
+        answer: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, CallError> {
+        let answer = timeout(within, answer).await;
+        match answer {
+            Ok(Ok(answer)) => {
+                self.answered();
+                Ok(answer)
+            }
+            // What comes from the other side has no source here; what the connection says has one.
+            Ok(Err(status)) if status.source().is_none() => {
+                self.answered();
+                Err(CallError::Refused(Box::new(status)))
+            }
+            Ok(Err(status)) => {
+                self.node.failed(Instant::now());
+                Err(CallError::Lost(Box::new(status)))
+            }
+            Err(_) => {
+                self.bucket.as_ref().unwrap_or(&self.node).failed(Instant::now());
+                Err(CallError::Late(within))
+            }
         }
-        // What comes from the other side has no source here; what the connection says has one.
-        Ok(Err(status)) if status.source().is_none() => {
-            turn.answered();
-            Err(CallError::Refused(Box::new(status)))
-        }
-        Ok(Err(status)) => {
-            turn.failed(Instant::now());
-            Err(CallError::Lost(Box::new(status)))
-        }
-        Err(_) => {
-            turn.failed(Instant::now());
-            Err(CallError::Late(within))
+    }
+
+    fn answered(&self) {
+        self.node.answered();
+        if let Some(bucket) = &self.bucket {
+            bucket.answered();
         }
     }
 }

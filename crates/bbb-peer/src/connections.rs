@@ -43,7 +43,10 @@ pub struct Connections {
 pub struct Peer {
     pub(crate) id: MemberId,
     pub(crate) channel: Channel,
-    pub(crate) breaker: Arc<Breaker>,
+    /// Whether it answers.
+    pub(crate) node: Arc<Breaker>,
+    /// Whether it answers what it may have to ask the bucket for.
+    pub(crate) bucket: Arc<Breaker>,
 }
 
 impl Connections {
@@ -109,7 +112,7 @@ impl Connections {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .executor(self.executor.clone())
             .connect_with_connector_lazy(Connector { to: id.port, tls, server_name });
-        Peer { id: id.clone(), channel, breaker: Arc::default() }
+        Peer { id: id.clone(), channel, node: Arc::default(), bucket: Arc::default() }
     }
 
     fn peers(&self) -> MutexGuard<'_, HashMap<MemberId, Arc<Peer>>> {

@@ -132,7 +132,7 @@ impl Introduce for Introductions {
         };
         let path = "/bbb.peer.v1.Node/Introduce";
         let peer = self.connections.to(to);
-        let answer = peer.call_anyway(path, request, INTRODUCTION_TIMEOUT).await;
+        let answer = peer.call(peer.enter_anyway(), path, request, INTRODUCTION_TIMEOUT).await;
         let answer: proto::IntroduceResponse = answer.map_err(|error| match error {
             CallError::Refused(status) if status.code() == Code::FailedPrecondition => {
                 IntroduceError::Refused(status.message().to_owned())

@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use crate::{
-    Connections,
+    CallError, Connections,
+    call::WaitsFor,
     connections::until,
     proto,
     stats::{Counters, add},
@@ -113,10 +114,7 @@ impl Teller {
         while let Some(batch) = self.next_batch(&owner) {
             let count = batch.len() as u64;
             let request = self.message(&batch);
-            let path = "/bbb.peer.v1.Node/Hold";
-            let peer = self.connections.to(&owner);
-            let held: Result<proto::HoldResponse, _> = peer.call(path, request, HOLD_TIMEOUT).await;
-            match held {
+            match self.send(&owner, request).await {
                 Ok(proto::HoldResponse {}) => add(&self.counters.hints_told, count),
                 Err(error) => {
                     tracing::debug!(%owner, count, %error, "an owner does not learn what is here");
@@ -129,6 +127,16 @@ impl Teller {
             }
         }
         leave.is_left = true;
+    }
+
+    async fn send(
+        &self,
+        owner: &MemberId,
+        request: proto::HoldRequest,
+    ) -> Result<proto::HoldResponse, CallError> {
+        let peer = self.connections.to(owner);
+        let turns = peer.enter(WaitsFor::Node)?;
+        peer.call(turns, "/bbb.peer.v1.Node/Hold", request, HOLD_TIMEOUT).await
     }
 
     /// What goes next; nothing, and the owner out of the table, if nothing waits.

@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::Context as _;
 use bbb_cluster::{
-    Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer,
+    BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
+    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
@@ -147,7 +147,14 @@ impl Membership {
             let list = JoinList::new(flags.join.clone(), self.bound).context("--join")?;
             ways.push(("join", Box::new(list)));
         }
-        let _ = bucket;
+        if !flags.autojoin_udp.is_empty() {
+            let udp = Udp::new(flags.autojoin_udp.clone(), &self.ring);
+            ways.push(("autojoin udp", Box::new(udp)));
+        }
+        if let Some(key) = &flags.autojoin_s3 {
+            let list = BucketList::new(bucket.objects(), bucket.key(key).as_ref(), &self.ring);
+            ways.push(("autojoin s3", Box::new(list)));
+        }
         for (name, way) in ways {
             tracing::info!("looks for other nodes by {way}");
             let meeting =

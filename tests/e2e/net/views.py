@@ -58,9 +58,9 @@ class Node:
             return json.load(answer)
 
     def members(self):
-        """The names that it sees, or why it does not say."""
+        """The names of those that it sees and that are not about to leave, or why it does not say."""
         try:
-            return sorted(member["name"] for member in self.page()["members"])
+            return sorted(member["name"] for member in self.page()["members"] if not member["leaving"])
         except (OSError, ValueError, KeyError) as error:
             return [f"({error})"]
 

@@ -190,3 +190,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

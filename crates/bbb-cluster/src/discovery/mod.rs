@@ -10,7 +10,7 @@
 //! The room knows nothing of how members are told apart from the dead, and of what they do with each other.
 
 mod bucket;
-mod envelope;
+mod contact;
 mod join;
 mod resolve;
 mod sparse;
@@ -34,7 +34,10 @@ use tokio::{
 use crate::{ClusterView, MemberId};
 
 pub use bucket::BucketList;
-pub use envelope::Envelope;
+#[cfg(any(test, feature = "hostile"))]
+pub use bucket::check_entry_name;
+#[cfg(any(test, feature = "hostile"))]
+pub use contact::check_contact;
 pub use join::{JoinError, JoinList};
 pub use resolve::{HostPort, Resolve, SystemResolver};
 pub use udp::{Udp, UdpTarget, UdpTargetError};

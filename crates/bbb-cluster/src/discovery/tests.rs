@@ -1,9 +1,10 @@
-use std::{error::Error, time::SystemTime};
-
 use bbb_lifecycle::TaskGroup;
 
 use super::*;
 use crate::{Member, Properties};
+
+/// How long somebody may take to be found.
+const PATIENCE: Duration = Duration::from_secs(200);
 
 /// A node with its view, and a way to meet that runs.
 pub(super) struct Bed {
@@ -15,23 +16,22 @@ pub(super) struct Bed {
 impl Bed {
     /// A node of this name, alone, that meets by `way`.
     pub(super) fn new(me: MemberId, way: impl Discovery + 'static) -> Self {
-        let (view, watched) = watch::channel(Arc::new(ClusterView::new(member(me), [])));
-        let (offers, found) = mpsc::channel(16);
         let group = TaskGroup::new("bed");
-        let meeting = Meeting::new(watched, offers, group.stop());
+        let (view, found, meeting) = meeting(me, group.stop());
         group.spawn("way", async move { way.run(meeting).await });
         Self { view, found, group }
     }
 
     /// The next address that was found.
     pub(super) async fn next(&mut self) -> SocketAddr {
-        self.found.recv().await.expect("the way to meet goes on")
+        let found = tokio::time::timeout(PATIENCE, self.found.recv()).await;
+        found.expect("somebody is found").expect("the way to meet goes on")
     }
 
     /// Nothing is found for so long.
     pub(super) async fn quiet(&mut self, pause: Duration) {
-        if let Ok(found) = tokio::time::timeout(pause, self.next()).await {
-            panic!("found {found}");
+        if let Ok(found) = tokio::time::timeout(pause, self.found.recv()).await {
+            panic!("found {found:?}");
         }
     }
 
@@ -42,10 +42,25 @@ impl Bed {
             .send_replace(Arc::new(ClusterView::new(member(me), others.into_iter().map(member))));
     }
 
+    /// This node is another one, and alone.
+    pub(super) fn becomes(&self, me: MemberId) {
+        self.view.send_replace(Arc::new(ClusterView::new(member(me), [])));
+    }
+
     /// Asks the way to stop and waits until it has.
     pub(super) async fn stop(self) {
         assert_eq!(self.group.shut_down(Duration::from_secs(60)).await, 0);
     }
+}
+
+/// What a way needs of a node that is alone, with the other ends.
+pub(super) fn meeting(
+    me: MemberId,
+    stop: Stop,
+) -> (watch::Sender<Arc<ClusterView>>, mpsc::Receiver<SocketAddr>, Meeting) {
+    let (view, watched) = watch::channel(Arc::new(ClusterView::new(member(me), [])));
+    let (offers, found) = mpsc::channel(16);
+    (view, found, Meeting::new(watched, offers, stop))
 }
 
 /// A node of this name at this gossip address.
@@ -58,19 +73,6 @@ fn member(id: MemberId) -> Member {
     Member { id, properties: Properties::default() }
 }
 
-/// An envelope that shows whose it is, and keeps nobody out who writes the same.
-pub(super) struct Clear(pub(super) &'static str);
-
-impl Envelope for Clear {
-    fn seal(&self, _: SystemTime, bytes: &[u8]) -> Vec<u8> {
-        [self.0.as_bytes(), bytes].concat()
-    }
-
-    fn open(&self, _: SystemTime, sealed: &[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
-        Ok(sealed.strip_prefix(self.0.as_bytes()).ok_or("of another cluster")?.to_owned())
-    }
-}
-
 const SHORT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(60);
 
@@ -80,9 +82,8 @@ async fn rested(before: bool, after: bool) -> Duration {
     let view = |alone: bool| {
         Arc::new(ClusterView::new(member(me.clone()), (!alone).then(|| member(other.clone()))))
     };
-    let (sender, watched) = watch::channel(view(before));
-    let (offers, _found) = mpsc::channel(1);
-    let mut meeting = Meeting::new(watched, offers, Stop::default());
+    let (sender, _found, mut meeting) = meeting(me.clone(), Stop::default());
+    sender.send_replace(view(before));
     let from = Instant::now();
     let change = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -109,10 +110,7 @@ async fn rests_short_while_alone_and_long_in_company() {
 #[tokio::test]
 async fn a_rest_ends_with_the_node() {
     let group = TaskGroup::new("test");
-    let (_sender, watched) =
-        watch::channel(Arc::new(ClusterView::new(member(node("me", "127.0.0.1:1")), [])));
-    let (offers, _found) = mpsc::channel(1);
-    let mut meeting = Meeting::new(watched, offers, group.stop());
+    let (_view, _found, mut meeting) = meeting(node("me", "127.0.0.1:1"), group.stop());
     group.shut_down(Duration::ZERO).await;
     assert!(meeting.rest(LONG, LONG).await.is_break());
 }

@@ -152,6 +152,12 @@ impl Net {
         })
     }
 
+    /// A fifth of all packets is lost, and each takes 100 ms.
+    fn worsen(&mut self) {
+        self.loss = 0.2;
+        self.delay = (Duration::from_millis(100), Duration::from_millis(5));
+    }
+
     fn run(&mut self, time: Duration) {
         self.run_until(time, |_| false);
     }
@@ -293,8 +299,7 @@ fn nobody_flaps_in_a_bad_network() {
     let mut flaps = 0;
     for seed in seeds() {
         let mut net = Net::formed(seed, 10);
-        net.loss = 0.2;
-        net.delay = (Duration::from_millis(100), Duration::from_millis(5));
+        net.worsen();
         net.watches_for_flaps = true;
         net.run(180 * SECOND);
         if net.flaps > 0 {
@@ -303,4 +308,225 @@ fn nobody_flaps_in_a_bad_network() {
         flaps += net.flaps;
     }
     assert_eq!(flaps, 0);
+}
+
+#[test]
+fn a_killed_node_is_noticed_in_a_bad_network_too() {
+    let mut times = Vec::new();
+    for seed in seeds() {
+        let mut net = Net::formed(seed, 10);
+        net.worsen();
+        net.run(20 * SECOND + Duration::from_millis(seed * 37));
+        net.kill(4);
+        times.push(net.run_until(30 * SECOND, |net| net.is_unseen(4)).expect("it is noticed"));
+    }
+    assert!(figures("one of 10 nodes is killed in a bad network", times) < 15 * SECOND);
+}
+
+#[test]
+fn half_of_the_nodes_are_killed_at_once() {
+    let mut times = Vec::new();
+    for seed in seeds() {
+        let mut net = Net::formed(seed, 20);
+        net.run(5 * SECOND);
+        (0..10).for_each(|host| net.kill(host));
+        times.push(net.run_until(60 * SECOND, Net::is_whole).expect("they are noticed"));
+    }
+    assert!(figures("10 of 20 nodes are killed", times) < 15 * SECOND);
+}
+
+#[test]
+fn a_node_that_starts_again_is_back_at_once() {
+    // Found by nobody: those that knew its address see to it.
+    for pause in [Duration::ZERO, SECOND, 8 * SECOND] {
+        for hosts in [2, 10] {
+            let mut times = Vec::new();
+            for seed in seeds() {
+                let mut net = Net::formed(seed, hosts);
+                net.run(3 * SECOND);
+                net.kill(1);
+                net.run(pause);
+                net.start_as(1, net.now.as_millis() as u64);
+                times.push(net.run_until(20 * SECOND, Net::is_whole).expect("it is back"));
+            }
+            assert!(
+                figures(&format!("one of {hosts} starts again after {pause:?}"), times)
+                    < 5 * SECOND
+            );
+        }
+    }
+}
+
+#[test]
+fn a_node_is_back_although_its_clock_went_back() {
+    let mut times = Vec::new();
+    for seed in seeds() {
+        let mut net = Net::formed(seed, 5);
+        net.run(60 * SECOND);
+        net.kill(2);
+        net.run(Duration::from_millis(100 * seed));
+        net.start_as(2, 1);
+        net.found(2, address(0));
+        times.push(net.run_until(20 * SECOND, Net::is_whole).expect("it is back"));
+        assert!(net.node(2).me().generation > 1_000);
+    }
+    assert!(figures("a node starts again with an older clock", times) < 5 * SECOND);
+}
+
+#[test]
+fn a_node_that_starts_again_elsewhere_replaces_itself() {
+    for seed in seeds() {
+        let mut net = Net::formed(seed, 5);
+        net.kill(2);
+        net.hosts[2].address = address(100);
+        net.start_as(2, net.now.as_millis() as u64 + 1);
+        net.found(2, address(0));
+        let took = net.run_until(20 * SECOND, Net::is_whole).expect("it is back");
+        assert!(took < 2 * SECOND, "seed {seed}: {took:?}, before silence is noticed");
+    }
+}
+
+#[test]
+fn another_name_at_an_address_replaces_the_one_before() {
+    for seed in seeds() {
+        let mut net = Net::formed(seed, 5);
+        net.kill(2);
+        net.hosts[2].name = "other".to_owned();
+        net.start_as(2, net.now.as_millis() as u64 + 1);
+        net.found(2, address(0));
+        let took = net.run_until(20 * SECOND, Net::is_whole).expect("it is back");
+        assert!(took < 2 * SECOND, "seed {seed}: {took:?}, before silence is noticed");
+    }
+}
+
+#[test]
+fn of_two_with_one_name_the_newer_is_the_member() {
+    for seed in seeds() {
+        let mut net = Net::new(seed, 4);
+        net.hosts[3].name = net.hosts[2].name.clone();
+        for host in 0..4 {
+            net.now += SECOND;
+            net.start(host);
+        }
+        net.run(30 * SECOND);
+        let newer = net.node(3).me().clone();
+        for host in [0, 1] {
+            assert_eq!(net.node(host).live().get("node-2"), Some(&&newer));
+            assert_eq!(net.node(host).live().len(), 2);
+        }
+        // Both know of each other, neither fights.
+        assert_eq!(net.node(2).rivals().collect::<Vec<_>>(), [&newer]);
+        assert_eq!(net.node(2).me().generation, 4_000);
+        assert_eq!(net.node(3).me().generation, 5_000);
+    }
+}
+
+#[test]
+fn the_halves_of_a_cluster_find_each_other_again() {
+    for (hosts, cut) in [(2, 1), (3, 1), (10, 5), (10, 1), (50, 25)] {
+        for lasts in [5 * SECOND, 60 * SECOND] {
+            let mut times = Vec::new();
+            for seed in seeds().take(if hosts == 50 { 3 } else { usize::MAX }) {
+                let mut net = Net::formed(seed, hosts);
+                net.cut = Some(cut);
+                net.run(lasts);
+                net.cut = None;
+                times.push(net.run_until(60 * SECOND, Net::is_whole).expect("it heals"));
+                net.watches_for_flaps = true;
+                net.run(20 * SECOND);
+                assert_eq!(net.flaps, 0, "seed {seed}: what is healed stays so");
+            }
+            assert!(
+                figures(&format!("{cut} of {hosts} are cut off for {lasts:?}"), times)
+                    < 10 * SECOND
+            );
+        }
+    }
+}
+
+#[test]
+fn a_long_partition_heals_within_minutes() {
+    let mut net = Net::formed(1, 4);
+    net.cut = Some(2);
+    net.run(3_600 * SECOND);
+    net.cut = None;
+    let took = net.run_until(120 * SECOND, Net::is_whole).expect("it heals");
+    println!("a partition of an hour heals after {took:?}");
+}
+
+#[test]
+fn a_node_that_stood_still_comes_back_and_blames_nobody() {
+    for stopped in [2 * SECOND, 20 * SECOND, 60 * SECOND] {
+        let mut times = Vec::new();
+        for seed in seeds() {
+            let mut net = Net::formed(seed, 5);
+            net.run(2 * SECOND);
+            net.hosts[3].stopped_until = net.now + stopped;
+            net.run(stopped);
+            let others: Vec<MemberId> = [0, 1, 2, 4].map(|host| net.node(host).me().clone()).into();
+            times.push(net.run_until(30 * SECOND, Net::is_whole).expect("it is back"));
+            net.run(10 * SECOND);
+            assert!(net.is_whole(), "seed {seed}: it stays so");
+            let unchanged =
+                [0, 1, 2, 4].iter().zip(&others).all(|(host, id)| net.node(*host).me() == id);
+            assert!(unchanged, "seed {seed}: none of the others was taken for gone");
+        }
+        assert!(figures(&format!("a node stands still for {stopped:?}"), times) < 5 * SECOND);
+    }
+}
+
+#[test]
+fn who_leaves_is_gone_at_once() {
+    for hosts in [2, 10, 50] {
+        let mut times = Vec::new();
+        for seed in seeds() {
+            let mut net = Net::formed(seed, hosts);
+            net.run(SECOND);
+            for _ in 0..5 {
+                let now = net.now;
+                net.hosts[1].node.as_mut().unwrap().leave(now);
+                net.settle(1);
+                net.run(Duration::from_millis(40));
+            }
+            net.kill(1);
+            times.push(net.run_until(20 * SECOND, |net| net.is_unseen(1)).expect("it is gone"));
+        }
+        assert!(figures(&format!("one of {hosts} leaves"), times) < 2 * SECOND);
+    }
+}
+
+#[test]
+fn a_cluster_forms_in_a_bad_network() {
+    let mut times = Vec::new();
+    for seed in seeds() {
+        let mut net = Net::new(seed, 10);
+        net.worsen();
+        (0..10).for_each(|host| net.start(host));
+        times.push(net.run_until(60 * SECOND, Net::is_whole).expect("a whole cluster"));
+    }
+    assert!(figures("10 nodes form a cluster in a bad network", times) < 15 * SECOND);
+}
+
+#[test]
+fn no_bytes_make_it_panic_or_change_its_members() {
+    let mut net = Net::formed(7, 5);
+    let mut packets: Vec<Vec<u8>> = Vec::new();
+    net.hosts[0].node.as_mut().unwrap().found(address(50), SECOND);
+    for _ in 0..200 {
+        net.step(1_000 * SECOND);
+        packets.extend(net.flights.iter().map(|Reverse(flight)| flight.packet.clone()).take(2));
+    }
+    let mut rng = StdRng::seed_from_u64(7);
+    for _ in 0..20_000 {
+        let mut packet = packets[rng.random_range(0..packets.len())].clone();
+        match rng.random_range(0..3) {
+            0 => packet.truncate(rng.random_range(0..=packet.len())),
+            1 => packet.extend((0..rng.random_range(0..2_000)).map(|_| rng.random::<u8>())),
+            _ => (0..packet.len()).for_each(|at| packet[at] = rng.random()),
+        }
+        let now = net.now;
+        net.hosts[0].node.as_mut().unwrap().receive(address(60), &packet, now);
+        net.hosts[0].node.as_mut().unwrap().take_outbox();
+    }
+    assert_eq!(net.node(0).live().len(), 4);
 }

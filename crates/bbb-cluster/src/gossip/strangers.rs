@@ -34,6 +34,8 @@ pub(super) struct Strangers {
 #[derive(Clone, Copy, Debug)]
 struct Stranger {
     since: Duration,
+    /// When it was greeted last.
+    asked: Duration,
     due: Duration,
     is_gone_member: bool,
 }
@@ -42,17 +44,18 @@ impl Strangers {
     /// An address was found: it is greeted in the next round.
     pub(super) fn found(&mut self, address: SocketAddr, now: Duration) {
         self.make_room(address);
-        let fresh = Stranger { since: now, due: now, is_gone_member: false };
+        let fresh = Stranger { since: now, asked: now, due: now, is_gone_member: false };
         self.by_address
             .entry(address)
-            .and_modify(|stranger| stranger.due = stranger.due.min(now + FOUND_EVERY))
+            .and_modify(|stranger| stranger.due = stranger.due.min(stranger.asked + FOUND_EVERY))
             .or_insert(fresh);
     }
 
     /// The member at an address went.
     pub(super) fn gone(&mut self, address: SocketAddr, now: Duration) {
         self.make_room(address);
-        let stranger = Stranger { since: now, due: now + GONE_EVERY, is_gone_member: true };
+        let stranger =
+            Stranger { since: now, asked: now, due: now + GONE_EVERY, is_gone_member: true };
         self.by_address.insert(address, stranger);
     }
 
@@ -75,6 +78,7 @@ impl Strangers {
         due.truncate(GREETINGS_PER_ROUND);
         for (_, address) in &due {
             if let Some(stranger) = self.by_address.get_mut(address) {
+                stranger.asked = now;
                 stranger.due = now + stranger.pause(now);
             }
         }

@@ -159,9 +159,10 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Whether it means nothing to this cluster: others may use the same network. It is not worth a line in the log.
+    /// Whether it means nothing to this cluster: others may use the same network, and networks double packets. It is not
+    /// worth a line in the log.
     pub const fn is_noise(self) -> bool {
-        matches!(self, Self::NotOurs | Self::OtherCluster)
+        matches!(self, Self::NotOurs | Self::OtherCluster | Self::Replayed)
     }
 }
 

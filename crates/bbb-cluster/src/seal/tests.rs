@@ -111,7 +111,9 @@ fn refusals_say_what_to_do() {
     let refusal = Sealer::new(&ring("x", &[]), Purpose::Udp).open(now(), &other).unwrap_err();
     assert_eq!(refusal, Refusal::OtherVersion { version: 2 });
     assert!(Refusal::OtherKey.to_string().contains("--secret_key"));
-    assert!(Refusal::OtherCluster.is_noise() && Refusal::NotOurs.is_noise());
+    for noise in [Refusal::OtherCluster, Refusal::NotOurs, Refusal::Replayed] {
+        assert!(noise.is_noise());
+    }
     assert!(!Refusal::OtherKey.is_noise() && !Refusal::Forged.is_noise());
 }
 

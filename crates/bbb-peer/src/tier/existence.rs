@@ -14,7 +14,7 @@ use bbb_reapi::{
 use bbb_storage::Result;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use crate::{CallError, stats::add};
+use crate::{CallError, call::WaitsFor, stats::add};
 
 use super::Bucketed;
 
@@ -97,7 +97,8 @@ impl Bucketed {
         };
         add(&self.tier.counters.existence_calls, 1);
         let peer = self.tier.peer(owner);
-        let answer = peer.call(FIND_MISSING, request, EXISTENCE_TIMEOUT).await;
+        let turns = peer.enter(WaitsFor::Bucket)?;
+        let answer = peer.call(turns, FIND_MISSING, request, EXISTENCE_TIMEOUT).await;
         let answer: FindMissingBlobsResponse = answer?;
         if answer.missing_blob_digests.is_empty() {
             return Ok(Vec::new());

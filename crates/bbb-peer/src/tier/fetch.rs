@@ -12,8 +12,8 @@ use prost::Message;
 use tonic::Code;
 
 use crate::{
-    CallError,
-    call::{Incoming, Side},
+    CallError, Peer,
+    call::{Incoming, Side, Turns, WaitsFor},
     stats::add,
 };
 
@@ -54,79 +54,113 @@ pub(super) enum Asked {
 }
 
 impl Bucketed {
-    /// Asks a node for a blob, or a part of it. What the node breaks off goes on from the bucket.
-    pub(super) async fn ask(
+    /// Asks an owner for a blob, or a part of it. What it breaks off goes on from the bucket.
+    pub(super) async fn ask_owner(
         &self,
-        node: &MemberId,
-        side: Side,
+        owner: &MemberId,
         digest: Digest,
         wanted: Wanted,
     ) -> Asked {
+        let peer = self.tier.peer(owner);
+        match peer.enter(WaitsFor::Bucket) {
+            Ok(turns) => {
+                self.ask(&peer, turns, Side::Whole, digest, wanted, OWNER_FIRST_BYTE).await
+            }
+            // It is slow where it has to ask the bucket; that can be asked from here. If it is not well at all, that shows.
+            Err(_) => match self.ask_near(owner, digest, wanted).await {
+                Asked::Missing => Asked::Failed,
+                asked => asked,
+            },
+        }
+    }
+
+    /// Asks a node for a blob that is on its disk, or a part of it.
+    pub(super) async fn ask_near(
+        &self,
+        holder: &MemberId,
+        digest: Digest,
+        wanted: Wanted,
+    ) -> Asked {
+        let peer = self.tier.peer(holder);
+        match peer.enter(WaitsFor::Node) {
+            Ok(turns) => self.ask(&peer, turns, Side::Near, digest, wanted, NEAR_FIRST_BYTE).await,
+            Err(_) => {
+                add(&self.tier.counters.stepped_over, 1);
+                Asked::Lost
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        peer: &Peer,
+        turns: Turns,
+        side: Side,
+        digest: Digest,
+        wanted: Wanted,
+        within: Duration,
+    ) -> Asked {
         let counters = &self.tier.counters;
         add(&counters.reads, 1);
-        match self.open(node, side, digest, wanted).await {
-            Ok(blob) => {
+        let asked = peer.open(turns, side, READ, self.request(digest, wanted), within).await;
+        match asked {
+            Ok((first, incoming)) => {
                 add(&counters.hits, 1);
-                Asked::Given(blob)
+                let first = first.map_or_else(Bytes::new, |piece: Piece| piece.data);
+                Asked::Given(self.blob(first, incoming, digest, wanted))
             }
             Err(CallError::Refused(status)) if status.code() == Code::NotFound => {
                 add(&counters.misses, 1);
                 Asked::Missing
             }
             Err(error @ CallError::Refused(_)) => {
-                tracing::debug!(%node, %digest, %error, "a peer cannot give a blob");
+                tracing::debug!(?peer, %digest, %error, "a peer cannot give a blob");
                 Asked::Failed
             }
-            Err(CallError::SteppedOver) => {
-                add(&counters.stepped_over, 1);
-                Asked::Lost
+            // It lives, so that it is the bucket that it waits for; nobody else would have less to wait.
+            Err(error @ CallError::Late(_)) if side == Side::Whole => {
+                tracing::debug!(?peer, %digest, %error, "an owner waits too long for the bucket");
+                Asked::Failed
             }
-            Err(error @ (CallError::Lost(_) | CallError::Late(_))) => {
-                tracing::debug!(%node, %digest, %error, "a peer does not give a blob");
+            Err(error) => {
+                tracing::debug!(?peer, %digest, %error, "a peer does not give a blob");
                 Asked::Lost
             }
         }
     }
 
-    async fn open(
+    fn request(&self, digest: Digest, wanted: Wanted) -> ReadRequest {
+        let (instance, compressor) = (self.instance.clone(), Compressor::Identity);
+        let resource = BlobResource { instance, compressor, digest };
+        let (range, size_bytes) = (wanted.within(digest.size_bytes()), digest.size_bytes());
+        // No limit means all there is: so that nothing is asked for at the end.
+        let (offset, limit) = match (range.is_empty(), range.end == size_bytes) {
+            (true, _) => (size_bytes, 0),
+            (false, true) => (range.start, 0),
+            (false, false) => (range.start, range.end - range.start),
+        };
+        // Sizes are at most 1 TiB, so they fit.
+        let (read_offset, read_limit) = (offset as i64, limit as i64);
+        ReadRequest { resource_name: resource.to_string(), read_offset, read_limit }
+    }
+
+    /// What is coming in, as a blob: in one piece if it came so.
+    fn blob(
         &self,
-        node: &MemberId,
-        side: Side,
+        first: Bytes,
+        incoming: Incoming<Piece>,
         digest: Digest,
         wanted: Wanted,
-    ) -> Result<Blob, CallError> {
-        let size_bytes = digest.size_bytes();
-        let range = wanted.within(size_bytes);
-        let resource = BlobResource {
-            instance: self.instance.clone(),
-            compressor: Compressor::Identity,
-            digest,
-        };
-        // No limit means all there is, so that nothing is asked for at the end.
-        let offset = if range.is_empty() { size_bytes } else { range.start };
-        let limit = if range.end == size_bytes { 0 } else { range.end - offset };
-        let request = ReadRequest {
-            resource_name: resource.to_string(),
-            // Sizes are at most 1 TiB, so they fit.
-            read_offset: offset as i64,
-            read_limit: limit as i64,
-        };
-        let within = match side {
-            Side::Whole => OWNER_FIRST_BYTE,
-            Side::Near => NEAR_FIRST_BYTE,
-        };
-        let mut incoming: Incoming<Piece> =
-            self.tier.peer(node).open(side, READ, request, within).await?;
-        let first = incoming.next(IDLE_TIMEOUT).await?.map_or_else(Bytes::new, |piece| piece.data);
-        let len = range.end - range.start;
+    ) -> Blob {
         add(&self.tier.counters.bytes, first.len() as u64);
-        let content = if first.len() as u64 == len {
+        let (size_bytes, range) = (digest.size_bytes(), wanted.within(digest.size_bytes()));
+        let content = if first.len() as u64 == range.end - range.start {
             Content::Bytes(first)
         } else {
             let far = self.clone();
             Content::Stream(Following { far, digest, incoming, range, rest: None }.stream(first))
         };
-        Ok(Blob { size_bytes, encoding: Encoding::Identity, content })
+        Blob { size_bytes, encoding: Encoding::Identity, content }
     }
 }
 

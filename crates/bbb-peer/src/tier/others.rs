@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bbb_digest::Digest;
 use bbb_storage::{Blob, Cas, Error, Result, Source, Wanted};
 
-use crate::{call::Side, stats::add};
+use crate::stats::add;
 
 use super::{Bucketed, Owner, fetch::Asked};
 
@@ -26,7 +26,7 @@ impl Cas for Blobs {
         }
         for owner in self.far.tier.owners(digest) {
             let Owner::Other(owner) = owner else { return self.own.get(digest, wanted).await };
-            match self.far.ask(&owner, Side::Whole, digest, wanted).await {
+            match self.far.ask_owner(&owner, digest, wanted).await {
                 Asked::Given(blob) => return Ok(blob),
                 Asked::Missing => return Err(Error::Missing(digest)),
                 // The second owner knows what the first did, and waits for nobody but those who hold it.

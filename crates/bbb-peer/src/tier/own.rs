@@ -7,7 +7,7 @@ use bbb_cluster::MemberId;
 use bbb_digest::Digest;
 use bbb_storage::{Blob, Cas, Result, Source, Wanted};
 
-use crate::{call::Side, proto, stats::add, wire};
+use crate::{CallError, call::WaitsFor, proto, stats::add, wire};
 
 use super::{Bucketed, Owner, fetch::Asked};
 
@@ -24,11 +24,11 @@ pub(super) struct Blobs {
 
 impl Blobs {
     /// The blob from the disk of a node that holds it, if one is known and gives it.
-    async fn from_holders(&self, digest: Digest, wanted: Wanted) -> Option<Blob> {
+    async fn get_near(&self, digest: Digest, wanted: Wanted) -> Option<Blob> {
         let Bucketed { tier, instance, .. } = &self.far;
         let mut asked: Vec<MemberId> = Vec::new();
         if let Some(holder) = tier.hinted(instance, digest) {
-            if let Some(blob) = self.from_holder(&holder, digest, wanted).await {
+            if let Some(blob) = self.try_holder(&holder, digest, wanted).await {
                 return Some(blob);
             }
             asked.push(holder);
@@ -39,7 +39,7 @@ impl Blobs {
                     return None;
                 }
                 if !asked.contains(&holder) {
-                    if let Some(blob) = self.from_holder(&holder, digest, wanted).await {
+                    if let Some(blob) = self.try_holder(&holder, digest, wanted).await {
                         return Some(blob);
                     }
                     asked.push(holder);
@@ -49,8 +49,8 @@ impl Blobs {
         None
     }
 
-    async fn from_holder(&self, holder: &MemberId, digest: Digest, wanted: Wanted) -> Option<Blob> {
-        match self.far.ask(holder, Side::Near, digest, wanted).await {
+    async fn try_holder(&self, holder: &MemberId, digest: Digest, wanted: Wanted) -> Option<Blob> {
+        match self.far.ask_near(holder, digest, wanted).await {
             Asked::Given(blob) => Some(blob),
             Asked::Missing => {
                 self.far.tier.hints.remove(&self.far.instance, digest, &holder.name);
@@ -68,9 +68,7 @@ impl Blobs {
             instance_name: instance.to_string(),
             digest: Some(wire::digest(digest)),
         };
-        let path = "/bbb.peer.v1.Node/Locate";
-        let answer = tier.peer(owner).call(path, request, LOCATE_TIMEOUT).await;
-        let answer: proto::LocateResponse = match answer {
+        let answer: proto::LocateResponse = match self.send(owner, request).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::debug!(%owner, %digest, %error, "an owner does not say who holds a blob");
@@ -81,6 +79,16 @@ impl Blobs {
         let names = answer.holders.iter().take(MAX_HOLDERS_ASKED);
         names.filter_map(|name| wire::other_member(&view, name).cloned()).collect()
     }
+
+    async fn send(
+        &self,
+        owner: &MemberId,
+        request: proto::LocateRequest,
+    ) -> Result<proto::LocateResponse, CallError> {
+        let peer = self.far.tier.peer(owner);
+        let turns = peer.enter(WaitsFor::Node)?;
+        peer.call(turns, "/bbb.peer.v1.Node/Locate", request, LOCATE_TIMEOUT).await
+    }
 }
 
 #[async_trait]
@@ -88,7 +96,7 @@ impl Blobs {
 impl Cas for Blobs {
     async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob> {
         if !digest.is_empty()
-            && let Some(blob) = self.from_holders(digest, wanted).await
+            && let Some(blob) = self.get_near(digest, wanted).await
         {
             return Ok(blob);
         }

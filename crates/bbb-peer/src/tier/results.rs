@@ -15,7 +15,7 @@ use bbb_reapi::{
 use bbb_storage::{ActionCache, ActionResult, Result};
 use tonic::Code;
 
-use crate::{CallError, stats::add};
+use crate::{CallError, call::WaitsFor, stats::add};
 
 use super::{Bucketed, Owner};
 
@@ -47,7 +47,8 @@ impl Results {
             digest_function: function_code(action.function()) as i32,
             ..GetActionResultRequest::default()
         };
-        match self.far.tier.peer(owner).call(GET, request, RESULT_TIMEOUT).await {
+        let peer = self.far.tier.peer(owner);
+        match peer.call(peer.enter(WaitsFor::Bucket)?, GET, request, RESULT_TIMEOUT).await {
             Err(CallError::Refused(status)) if status.code() == Code::NotFound => Ok(None),
             answer => answer.map(Some),
         }
@@ -66,7 +67,8 @@ impl Results {
             digest_function: function_code(action.function()) as i32,
             ..UpdateActionResultRequest::default()
         };
-        self.far.tier.peer(owner).call(UPDATE, request, RESULT_TIMEOUT).await
+        let peer = self.far.tier.peer(owner);
+        peer.call(peer.enter(WaitsFor::Bucket)?, UPDATE, request, RESULT_TIMEOUT).await
     }
 
     fn fall_back(&self, owner: &MemberId, action: Digest, error: &CallError) {

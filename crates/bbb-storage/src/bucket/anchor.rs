@@ -57,7 +57,8 @@ impl Bucket {
                 }
             }
         };
-        match self.existence.look(id, look).await? {
+        let (is_there, _is_late) = self.existence.look(id, look).await?;
+        match is_there {
             true => {
                 anchor.saw();
                 Ok(())

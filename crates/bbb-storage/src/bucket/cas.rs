@@ -164,8 +164,23 @@ impl Bucket {
         if self.existence.is_known(id) {
             return Ok(true);
         }
+        let (is_there, is_late) = self.existence.look(id, self.look(key.clone(), id)).await?;
+        if is_there || !is_late {
+            return Ok(is_there);
+        }
+        // It may have been written since that look began, and acknowledged before this question. The next one, whoever
+        // began it, did so later.
+        self.existence.look(id, self.look(key, id)).await.map(|(is_there, _)| is_there)
+    }
+
+    /// A look at an object itself.
+    fn look(
+        self: &Arc<Self>,
+        key: Path,
+        id: Id,
+    ) -> impl Future<Output = Result<bool>> + Send + use<> {
         let bucket = Arc::clone(self);
-        let look = async move {
+        async move {
             match bucket.store.head(&key).await {
                 Ok(meta) => {
                     let is_held = bucket.hold(Kind::Blob, &meta).await?;
@@ -183,8 +198,7 @@ impl Bucket {
                     Err(Error::unavailable(what, std::io::Error::other(failure)))
                 }
             }
-        };
-        self.existence.look(id, look).await
+        }
     }
 }
 

@@ -157,7 +157,8 @@ impl Existence {
         }
     }
 
-    /// Looks whether an object is there, by one look however many ask at once.
+    /// Looks whether an object is there, by one look however many ask at once. Tells, too, whether the look had begun
+    /// before: what it did not find may have been written since.
     ///
     /// # Errors
     /// What the look ended in, which everybody who waited gets.
@@ -165,19 +166,21 @@ impl Existence {
         &self,
         id: Id,
         look: impl Future<Output = Result<bool>> + Send + 'static,
-    ) -> Result<bool> {
-        let shared = {
+    ) -> Result<(bool, bool)> {
+        let (shared, is_late) = {
             let mut looks = lock(&self.looks);
+            let is_late = looks.contains_key(&id);
             let look = || {
                 let look = look.map(|found| found.map_err(|error| Fault::of(&error)));
                 let look: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(look);
                 look.shared()
             };
-            looks.entry(id).or_insert_with(look).clone()
+            (looks.entry(id).or_insert_with(look).clone(), is_late)
         };
         // Whoever is dropped before leaves the look to the others; the last one takes it away.
         let _leave = Leave { looks: &self.looks, id, look: &shared };
-        shared.clone().await.map_err(Fault::into_error)
+        let found = shared.clone().await.map_err(Fault::into_error)?;
+        Ok((found, is_late))
     }
 
     fn is_shunned(&self, id: Id) -> bool {
@@ -336,9 +339,12 @@ mod tests {
         // The one whose look it is goes away: the others still get the answer.
         drop(asks.remove(0));
         answer.send(true).unwrap();
-        assert!(future::join_all(asks).await.into_iter().all(|found| found.unwrap()));
+        // And all of them know that it had begun before they came.
+        let found = future::join_all(asks).await;
+        assert!(found.into_iter().all(|found| found.unwrap() == (true, true)));
         assert_eq!(looks.load(Ordering::Relaxed), 1);
-        assert!(!existence.look(id("a"), async { Ok(false) }).await.unwrap(), "a new look");
+        let anew = existence.look(id("a"), async { Ok(false) }).await.unwrap();
+        assert_eq!(anew, (false, false), "a new look");
         assert!(lock(&existence.looks).is_empty());
     }
 

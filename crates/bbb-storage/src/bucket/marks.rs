@@ -13,7 +13,7 @@ use bbb_lifecycle::{Stop, TaskGroup};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{Error, Result};
@@ -90,17 +90,16 @@ impl Bucket {
         written.map_err(|failure| unavailable("leaving a mark", failure))
     }
 
-    /// Writes a mark anew and sweeps those that were left behind, again and again.
+    /// Sweeps marks that were left behind and writes its own anew, again and again.
     async fn keep_mark(self: Arc<Self>, mark: Mark, stop: Stop) {
-        let mut ticks = interval(RENEW_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let keep = async {
             loop {
-                ticks.tick().await;
+                if let Err(error) = self.sweep_marks(mark).await {
+                    tracing::debug!(%error, "cannot look after the marks of nodes that are gone");
+                }
+                sleep(RENEW_EVERY).await;
                 if let Err(error) = self.write_mark(mark).await {
                     tracing::warn!(%error, "cannot keep this node's mark in the bucket");
-                } else if let Err(error) = self.sweep_marks(mark).await {
-                    tracing::debug!(%error, "cannot look after the marks of nodes that are gone");
                 }
             }
         };

@@ -3,6 +3,7 @@
 mod bucket;
 mod fetches;
 mod rig;
+mod roads;
 mod stack;
 mod stress;
 mod write_back;

@@ -343,7 +343,9 @@ pub(super) fn dir() -> TempDir {
     TempDir::new().unwrap()
 }
 
-fn far_of(remote: &Arc<Remote>) -> impl Fn(&InstanceName) -> Far + Send + Sync + 'static {
+pub(super) fn far_of(
+    remote: &Arc<Remote>,
+) -> impl Fn(&InstanceName) -> Far + Send + Sync + 'static {
     let remote = Arc::clone(remote);
     move |_| Far {
         cas: Arc::clone(&remote) as _,
