@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub use crate::discovery::{check_contact, check_entry_name};
 use crate::{
     KeyRing, MemberId, Purpose, Refusal, Sealer,
     gossip::{Gossip, Node},
