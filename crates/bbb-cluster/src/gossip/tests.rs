@@ -159,6 +159,23 @@ fn two_that_make_each_other_renew_do_not_do_so_for_ever() {
 }
 
 #[test]
+fn numbers_at_their_ends_do_no_harm() {
+    let mut gossip = Gossip::new(node("me", 1), 1, SECOND);
+    let from =
+        Node::try_from(MemberId { gossip: address(9), ..id("other", MAX_GENERATION) }).unwrap();
+    for generation in [u64::MAX, MAX_GENERATION] {
+        let known = Some(Known { generation, is_down: true });
+        let hello = Packet::Hello(Hello { from: from.clone(), known, wants_answer: true });
+        gossip.receive(address(9), &hello.encode(), SECOND * 2);
+    }
+    assert_eq!(gossip.me().generation, 1, "there is none above");
+    let who = node("me", 1);
+    let last = Packet::Suspected(Suspected { from, who, incarnation: u16::MAX });
+    gossip.receive(address(9), &last.encode(), SECOND * 2);
+    assert_eq!(gossip.me().generation, 2, "no incarnation is left, but generations are");
+}
+
+#[test]
 fn silence_of_a_neighbour_is_told_and_its_answer_takes_it_back() {
     let mut neighbours = Neighbours::new(Duration::ZERO);
     let (me, other) = (node("me", 1), node("other", 1));

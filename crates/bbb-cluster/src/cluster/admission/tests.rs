@@ -68,6 +68,8 @@ fn a_member_that_does_not_answer_is_kept_for_a_while() {
         for id in admission.take_due(now) {
             admission.introduced(&id, unreachable(), now, 0.5);
         }
+        // That it asks for introductions itself is not enough.
+        admission.heard(&id("a", 1), Properties::default(), now);
         if names(&admission).is_empty() {
             dropped.get_or_insert(now);
         }
