@@ -6,7 +6,9 @@
 //! Promises: whatever a client sends, memory stays within a [`Budget`]; what is malformed is refused
 //! with the field that is wrong; a fault of a store is UNAVAILABLE and never NOT_FOUND.
 //!
-//! The room knows nothing of files, of buckets, of how actions are run, or of other nodes.
+//! [`Doors`] are what clients, or other nodes, find; a [`Port`] tells the two apart by how their connections begin.
+//!
+//! The room knows nothing of where blobs lie, of buckets, of how actions are run, or of how nodes prove themselves.
 
 pub mod action_cache;
 pub mod asset;
