@@ -128,7 +128,10 @@ mod tests {
         assert_eq!(of("a", "[::]:7946").gossip_from(from), "[fe80::1%3]:7946".parse().unwrap());
         assert_eq!(of("a", "0.0.0.0:7946").gossip_from(from), "[fe80::1%3]:7946".parse().unwrap());
         assert_eq!(of("a", "10.0.0.1:7946").gossip_from(from), "10.0.0.1:7946".parse().unwrap());
-        assert_eq!(of("a", "[fe80::2]:7946").gossip_from(from), "[fe80::2%3]:7946".parse().unwrap());
+        assert_eq!(
+            of("a", "[fe80::2]:7946").gossip_from(from),
+            "[fe80::2%3]:7946".parse().unwrap()
+        );
         assert_eq!(of("a", "[fd00::2]:7946").gossip_from(from), "[fd00::2]:7946".parse().unwrap());
         assert_eq!(of("a", "0.0.0.0:7946").gossip(), None);
     }

@@ -28,7 +28,7 @@ use bbb_storage::{Bucket, Far, Source};
 use tokio::sync::watch;
 
 use crate::{
-    Connections, Peer, PeerStats,
+    Bounds, Connections, Peer, PeerStats,
     hints::Hints,
     stats::{Counters, add},
     tell::Teller,
@@ -170,6 +170,11 @@ struct Bucketed {
 }
 
 impl Bucketed {
+    /// How long others are waited for.
+    fn bounds(&self) -> Bounds {
+        self.tier.connections.bounds()
+    }
+
     /// Writes a blob to the bucket, and tells its owners that it lies here, too.
     async fn put(&self, digest: Digest, source: Source) -> bbb_storage::Result<()> {
         self.bucket.put(digest, source).await?;
