@@ -24,7 +24,7 @@ use std::{fmt, sync::Arc};
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
-use bbb_storage::{Bucket, Far, Source};
+use bbb_storage::{Bucket, Cas, Far, Result, Source};
 use tokio::sync::watch;
 
 use crate::{
@@ -166,7 +166,7 @@ impl Owner {
 struct Bucketed {
     tier: Arc<PeerTier>,
     instance: InstanceName,
-    bucket: Arc<dyn bbb_storage::Cas>,
+    bucket: Arc<dyn Cas>,
 }
 
 impl Bucketed {
@@ -176,7 +176,7 @@ impl Bucketed {
     }
 
     /// Writes a blob to the bucket, and tells its owners that it lies here, too.
-    async fn put(&self, digest: Digest, source: Source) -> bbb_storage::Result<()> {
+    async fn put(&self, digest: Digest, source: Source) -> Result<()> {
         self.bucket.put(digest, source).await?;
         let mut owners = self.tier.owners(digest).peekable();
         // The first owner looks on its own disk, and is asked what it has by whoever takes its place.
