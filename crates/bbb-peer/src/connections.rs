@@ -5,7 +5,6 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bbb_cluster::{ClusterView, MemberId};
@@ -14,7 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{breaker::Breaker, connector::Connector};
+use crate::{Bounds, breaker::Breaker, connector::Connector};
 
 /// How many bytes another node may send on one stream ahead of being read, and on all streams of a connection.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -23,11 +22,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The largest frame that is taken.
 const MAX_FRAME_BYTES: u32 = 256 << 10;
 
-/// How often a node that owes an answer is asked whether it lives, and how long it has to say so. It is what tells a node
-/// that is gone from one that waits for its bucket.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How many nodes there are connections to. Past that all of them are made anew.
 const MAX_PEERS: usize = 4096;
 
@@ -35,6 +29,7 @@ const MAX_PEERS: usize = 4096;
 pub struct Connections {
     tls: Arc<rustls::ClientConfig>,
     server_name: ServerName<'static>,
+    bounds: Bounds,
     peers: Mutex<HashMap<MemberId, Arc<Peer>>>,
     executor: Executor,
 }
@@ -57,8 +52,23 @@ impl Connections {
         server_name: ServerName<'static>,
         group: &TaskGroup,
     ) -> Arc<Self> {
+        Self::with_bounds(tls, server_name, Bounds::default(), group)
+    }
+
+    /// The same, for those who wait for longer or shorter.
+    pub fn with_bounds(
+        tls: Arc<rustls::ClientConfig>,
+        server_name: ServerName<'static>,
+        bounds: Bounds,
+        group: &TaskGroup,
+    ) -> Arc<Self> {
         let executor = Executor { group: group.clone() };
-        Arc::new(Self { tls, server_name, peers: Mutex::default(), executor })
+        Arc::new(Self { tls, server_name, bounds, peers: Mutex::default(), executor })
+    }
+
+    /// How long others are waited for.
+    pub(crate) const fn bounds(&self) -> Bounds {
+        self.bounds
     }
 
     /// Lets go of connections to members as they leave the view, by a task of `group`.
@@ -108,10 +118,10 @@ impl Connections {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(MAX_FRAME_BYTES)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .http2_keep_alive_interval(self.bounds.ping_after)
+            .keep_alive_timeout(self.bounds.ping)
             .executor(self.executor.clone())
-            .connect_with_connector_lazy(Connector { to: id.port, tls, server_name });
+            .connect_with_connector_lazy(Connector::new(id.port, tls, server_name, self.bounds));
         Peer { id: id.clone(), channel, node: Arc::default(), bucket: Arc::default() }
     }
 

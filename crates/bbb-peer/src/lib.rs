@@ -10,6 +10,7 @@
 //!
 //! The room knows nothing of gossip, of how members meet, nor of the doors: it takes a node's services to be there.
 
+mod bounds;
 mod breaker;
 mod call;
 mod connections;
@@ -23,6 +24,7 @@ mod tell;
 mod tier;
 mod wire;
 
+pub use bounds::Bounds;
 pub use call::CallError;
 pub use connections::{Connections, Peer};
 pub use introduce::{Introductions, PROTOCOL};

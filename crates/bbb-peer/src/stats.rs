@@ -27,6 +27,8 @@ pub struct PeerStats {
     pub locates: u64,
     /// Hints that were given to owners.
     pub hints_told: u64,
+    /// Calls that gave them.
+    pub hint_calls: u64,
     /// Hints that were dropped, because an owner did not take them in time.
     pub hints_dropped: u64,
     /// Hints that this node was given.
@@ -49,6 +51,7 @@ pub(crate) struct Counters {
     pub(crate) results: AtomicU64,
     pub(crate) locates: AtomicU64,
     pub(crate) hints_told: AtomicU64,
+    pub(crate) hint_calls: AtomicU64,
     pub(crate) hints_dropped: AtomicU64,
     pub(crate) hints_heard: AtomicU64,
 }
@@ -68,6 +71,7 @@ impl Counters {
             results: read(&self.results),
             locates: read(&self.locates),
             hints_told: read(&self.hints_told),
+            hint_calls: read(&self.hint_calls),
             hints_dropped: read(&self.hints_dropped),
             hints_heard: read(&self.hints_heard),
             hints: 0,

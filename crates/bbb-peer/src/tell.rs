@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bbb_cluster::MemberId;
@@ -23,12 +22,6 @@ use crate::{
     stats::{Counters, add},
     wire,
 };
-
-/// How long a write waits for owners to have taken its hints.
-const TELL_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// How long an owner may take for a batch.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many hints go in one message: some hundred kilobytes.
 const MAX_BATCH: usize = 4096;
@@ -71,7 +64,7 @@ impl Teller {
         instance: &InstanceName,
         digest: Digest,
     ) {
-        let by = Instant::now() + TELL_TIMEOUT;
+        let by = Instant::now() + self.connections.bounds().tell;
         let told: Vec<_> =
             owners.into_iter().filter_map(|owner| self.queue(owner, instance, digest)).collect();
         for told in told {
@@ -136,7 +129,8 @@ impl Teller {
     ) -> Result<proto::HoldResponse, CallError> {
         let peer = self.connections.to(owner);
         let turns = peer.enter(WaitsFor::Node)?;
-        peer.call(turns, "/bbb.peer.v1.Node/Hold", request, HOLD_TIMEOUT).await
+        add(&self.counters.hint_calls, 1);
+        peer.call(turns, "/bbb.peer.v1.Node/Hold", request, self.connections.bounds().hold).await
     }
 
     /// What goes next; nothing, and the owner out of the table, if nothing waits.

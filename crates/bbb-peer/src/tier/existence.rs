@@ -1,9 +1,6 @@
 //! Existence, asked of owners: one call for each, however many blobs are looked for.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
 
 use bbb_cluster::MemberId;
 use bbb_digest::{Digest, Function};
@@ -17,10 +14,6 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::{CallError, call::WaitsFor, stats::add};
 
 use super::Bucketed;
-
-/// How long an owner may take: it may have to look for each of the blobs in the bucket. A node that is gone is found out
-/// sooner, by its connection.
-const EXISTENCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many digests go in one message: less than 4 MiB of them, of whatever function.
 const MAX_DIGESTS_PER_CALL: usize = 24_000;
@@ -98,7 +91,7 @@ impl Bucketed {
         add(&self.tier.counters.existence_calls, 1);
         let peer = self.tier.peer(owner);
         let turns = peer.enter(WaitsFor::Bucket)?;
-        let answer = peer.call(turns, FIND_MISSING, request, EXISTENCE_TIMEOUT).await;
+        let answer = peer.call(turns, FIND_MISSING, request, self.bounds().existence).await;
         let answer: FindMissingBlobsResponse = answer?;
         if answer.missing_blob_digests.is_empty() {
             return Ok(Vec::new());

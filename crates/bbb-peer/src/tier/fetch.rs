@@ -19,16 +19,6 @@ use crate::{
 
 use super::Bucketed;
 
-/// How long an owner may take until the first bytes come: it may have to wait for the bucket. A node that is gone is found
-/// out sooner, by its connection.
-const OWNER_FIRST_BYTE: Duration = Duration::from_secs(5);
-
-/// How long a node may take until the first bytes come of what is on its disk.
-const NEAR_FIRST_BYTE: Duration = Duration::from_secs(1);
-
-/// How long a node may be silent between two pieces of a blob.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The path of the call.
 const READ: &str = "/google.bytestream.ByteStream/Read";
 
@@ -64,7 +54,8 @@ impl Bucketed {
         let peer = self.tier.peer(owner);
         match peer.enter(WaitsFor::Bucket) {
             Ok(turns) => {
-                self.ask(&peer, turns, Side::Whole, digest, wanted, OWNER_FIRST_BYTE).await
+                self.ask(&peer, turns, Side::Whole, digest, wanted, self.bounds().owner_first_byte)
+                    .await
             }
             // It is slow where it has to ask the bucket; that can be asked from here. If it is not well at all, that shows.
             Err(_) => match self.ask_near(owner, digest, wanted).await {
@@ -83,7 +74,10 @@ impl Bucketed {
     ) -> Asked {
         let peer = self.tier.peer(holder);
         match peer.enter(WaitsFor::Node) {
-            Ok(turns) => self.ask(&peer, turns, Side::Near, digest, wanted, NEAR_FIRST_BYTE).await,
+            Ok(turns) => {
+                self.ask(&peer, turns, Side::Near, digest, wanted, self.bounds().near_first_byte)
+                    .await
+            }
             Err(_) => {
                 add(&self.tier.counters.stepped_over, 1);
                 Asked::Lost
@@ -192,7 +186,7 @@ impl Following {
             if self.range.is_empty() {
                 return Ok(None);
             }
-            match self.incoming.next(IDLE_TIMEOUT).await {
+            match self.incoming.next(self.far.bounds().idle).await {
                 Ok(Some(piece)) if piece.data.is_empty() => {}
                 Ok(Some(piece)) => {
                     add(&self.far.tier.counters.bytes, piece.data.len() as u64);

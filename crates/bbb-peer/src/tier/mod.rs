@@ -24,11 +24,11 @@ use std::{fmt, sync::Arc};
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
-use bbb_storage::{Bucket, Far, Source};
+use bbb_storage::{Bucket, Cas, Far, Result, Source};
 use tokio::sync::watch;
 
 use crate::{
-    Connections, Peer, PeerStats,
+    Bounds, Connections, Peer, PeerStats,
     hints::Hints,
     stats::{Counters, add},
     tell::Teller,
@@ -166,12 +166,17 @@ impl Owner {
 struct Bucketed {
     tier: Arc<PeerTier>,
     instance: InstanceName,
-    bucket: Arc<dyn bbb_storage::Cas>,
+    bucket: Arc<dyn Cas>,
 }
 
 impl Bucketed {
+    /// How long others are waited for.
+    fn bounds(&self) -> Bounds {
+        self.tier.connections.bounds()
+    }
+
     /// Writes a blob to the bucket, and tells its owners that it lies here, too.
-    async fn put(&self, digest: Digest, source: Source) -> bbb_storage::Result<()> {
+    async fn put(&self, digest: Digest, source: Source) -> Result<()> {
         self.bucket.put(digest, source).await?;
         let mut owners = self.tier.owners(digest).peekable();
         // The first owner looks on its own disk, and is asked what it has by whoever takes its place.

@@ -1,6 +1,6 @@
 //! The far tier of what this node owns: whoever holds it, else the bucket.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use async_trait::async_trait;
 use bbb_cluster::MemberId;
@@ -10,9 +10,6 @@ use bbb_storage::{Blob, Cas, Result, Source, Wanted};
 use crate::{CallError, call::WaitsFor, proto, stats::add, wire};
 
 use super::{Bucketed, Owner, fetch::Asked};
-
-/// How long another owner may take to say who holds a blob.
-const LOCATE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How many nodes are asked for what they hold before the bucket is.
 const MAX_HOLDERS_ASKED: usize = 3;
@@ -87,7 +84,7 @@ impl Blobs {
     ) -> Result<proto::LocateResponse, CallError> {
         let peer = self.far.tier.peer(owner);
         let turns = peer.enter(WaitsFor::Node)?;
-        peer.call(turns, "/bbb.peer.v1.Node/Locate", request, LOCATE_TIMEOUT).await
+        peer.call(turns, "/bbb.peer.v1.Node/Locate", request, self.far.bounds().locate).await
     }
 }
 

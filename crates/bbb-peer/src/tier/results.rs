@@ -3,7 +3,7 @@
 //! So what one node was told, every node answers. Only while an owner is not reached do others go to the bucket by
 //! themselves; what the owner remembers may then be as old as a result is taken to be fresh.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bbb_cluster::MemberId;
@@ -18,10 +18,6 @@ use tonic::Code;
 use crate::{CallError, call::WaitsFor, stats::add};
 
 use super::{Bucketed, Owner};
-
-/// How long an owner may take: it may have to wait for the bucket. A node that is gone is found out sooner, by its
-/// connection.
-const RESULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The paths of the calls.
 const GET: &str = "/build.bazel.remote.execution.v2.ActionCache/GetActionResult";
@@ -48,7 +44,8 @@ impl Results {
             ..GetActionResultRequest::default()
         };
         let peer = self.far.tier.peer(owner);
-        match peer.call(peer.enter(WaitsFor::Bucket)?, GET, request, RESULT_TIMEOUT).await {
+        match peer.call(peer.enter(WaitsFor::Bucket)?, GET, request, self.far.bounds().result).await
+        {
             Err(CallError::Refused(status)) if status.code() == Code::NotFound => Ok(None),
             answer => answer.map(Some),
         }
@@ -68,7 +65,7 @@ impl Results {
             ..UpdateActionResultRequest::default()
         };
         let peer = self.far.tier.peer(owner);
-        peer.call(peer.enter(WaitsFor::Bucket)?, UPDATE, request, RESULT_TIMEOUT).await
+        peer.call(peer.enter(WaitsFor::Bucket)?, UPDATE, request, self.far.bounds().result).await
     }
 
     fn fall_back(&self, owner: &MemberId, action: Digest, error: &CallError) {

@@ -6,7 +6,9 @@ use bbb_cluster::{ClusterView, KeyRing, Member, MemberId, NodeTls, Properties};
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_grpc::{Budgets, Doors, Port, Settings};
 use bbb_lifecycle::TaskGroup;
-use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
+use bbb_peer::{
+    Bounds, Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+};
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Disk, DiskSettings, Far, Instances, Objects, Stores,
     Tiered, TieredSettings, TreeCache, Trees, Wanted,
@@ -28,6 +30,7 @@ const MAX_BLOB_BYTES: u64 = 1 << 30;
 pub(crate) struct Rig {
     pub(crate) nodes: Vec<Node>,
     pub(crate) objects: Arc<InMemory>,
+    bounds: Bounds,
 }
 
 /// One node.
@@ -46,9 +49,18 @@ pub(crate) struct Node {
 }
 
 impl Rig {
-    /// Nodes that all see each other.
+    /// Nodes that all see each other, and wait for each other as long as a busy machine may take.
     pub(crate) async fn of(names: &[&str]) -> Self {
-        let mut rig = Self { nodes: Vec::new(), objects: Arc::new(InMemory::new()) };
+        Self::with(names, Bounds::default().times(20)).await
+    }
+
+    /// The same with the bounds that nodes have.
+    pub(crate) async fn bounded(names: &[&str]) -> Self {
+        Self::with(names, Bounds::default()).await
+    }
+
+    async fn with(names: &[&str], bounds: Bounds) -> Self {
+        let mut rig = Self { nodes: Vec::new(), objects: Arc::new(InMemory::new()), bounds };
         for name in names {
             rig.add(name).await;
         }
@@ -58,7 +70,7 @@ impl Rig {
 
     /// One more node, alone yet.
     pub(crate) async fn add(&mut self, name: &str) {
-        let node = Node::start(name, &self.objects).await;
+        let node = Node::start(name, &self.objects, self.bounds).await;
         self.nodes.push(node);
     }
 
@@ -134,7 +146,7 @@ impl Rig {
 }
 
 impl Node {
-    async fn start(name: &str, objects: &Arc<InMemory>) -> Self {
+    async fn start(name: &str, objects: &Arc<InMemory>, bounds: Bounds) -> Self {
         let (dir, group) = (TempDir::new().unwrap(), TaskGroup::new("node"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let link = Link::to(listener.local_addr().unwrap(), &group).await;
@@ -148,7 +160,8 @@ impl Node {
         let settings = DiskSettings::new(dir.path().join("near"), 1 << 30);
         let near = Disk::open(settings, &group).unwrap();
         let tls = NodeTls::new(&KeyRing::open("test")).unwrap();
-        let connections = Connections::new(tls.client(), NodeTls::server_name(), &group);
+        let connections =
+            Connections::with_bounds(tls.client(), NodeTls::server_name(), bounds, &group);
         connections.follow(seen.clone(), &group);
         let peers = PeerTier::new(
             &PeerTierSettings::default(),
