@@ -26,6 +26,21 @@ pub struct Args {
     /// Process of the second server
     #[arg(long = "vs_pid", value_name = "PID", requires = "vs")]
     pub(crate) vs_pid: Option<u32>,
+    /// Another node of the server's cluster: what is written at the server is read there (workloads through-...)
+    #[arg(long, value_name = "grpc://HOST:PORT")]
+    pub(crate) through: Option<Address>,
+    /// Process of that node
+    #[arg(long = "through_pid", value_name = "PID", requires = "through")]
+    pub(crate) through_pid: Option<u32>,
+    /// The other node for what is written at the second server
+    #[arg(long = "vs_through", value_name = "grpc://HOST:PORT", requires = "vs")]
+    pub(crate) vs_through: Option<Address>,
+    /// Process of that node
+    #[arg(long = "vs_through_pid", value_name = "PID", requires = "vs_through")]
+    pub(crate) vs_through_pid: Option<u32>,
+    /// Processes that have a part in the work, too, like further nodes or the bucket's server: their CPU time is shown
+    #[arg(long = "also_pid", value_delimiter = ',', value_name = "PID,...")]
+    pub(crate) also_pid: Vec<u32>,
     /// Also measure a bare gRPC server of our own, started for it: what the stack could do at best here
     #[arg(long)]
     pub(crate) ceiling: bool,

@@ -2,6 +2,7 @@
 //!
 //! It knows workloads only by their trait, and looks at clocks and `/proc` outside of the calls.
 
+use std::ops::Add;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -67,6 +68,10 @@ pub(crate) struct Sample {
     pub(crate) failures: Failures,
     /// CPU time of the server, if its process is known.
     pub(crate) server: Option<CpuUsed>,
+    /// CPU time of the other node, if there is one and its process is known.
+    pub(crate) through: Option<CpuUsed>,
+    /// CPU time of all processes that have a part in the work, too, if there are any.
+    pub(crate) also: Option<Duration>,
     /// CPU time of this process.
     pub(crate) client: Duration,
     /// CPU time of the whole machine.
@@ -79,14 +84,19 @@ pub(crate) struct Sample {
 struct Clocks {
     at: Instant,
     server: Option<Cpu>,
+    through: Option<Cpu>,
+    also: Vec<Cpu>,
     client: Duration,
     machine: Duration,
 }
 
 impl Clocks {
     fn read(target: &Target) -> anyhow::Result<Self> {
+        let through = target.through.as_ref().and_then(|through| through.pid);
         Ok(Self {
             server: target.pid.map(Cpu::of_tree).transpose()?,
+            through: through.map(Cpu::of_tree).transpose()?,
+            also: target.also.iter().map(|&pid| Cpu::of_tree(pid)).collect::<Result<_, _>>()?,
             client: own_cpu()?,
             machine: machine_busy()?,
             at: Instant::now(),
@@ -137,7 +147,11 @@ pub(crate) async fn run(
     sample.latency = measured.latency;
     sample.bytes = measured.bytes;
     sample.wall = wall;
-    sample.server = after.server.zip(before.server).map(|(after, before)| after.since(before));
+    let used = |(after, before): (Cpu, Cpu)| after.since(before);
+    sample.server = after.server.zip(before.server).map(used);
+    sample.through = after.through.zip(before.through).map(used);
+    sample.also =
+        after.also.into_iter().zip(before.also).map(used).map(CpuUsed::total).reduce(Add::add);
     sample.client = after.client.saturating_sub(before.client);
     sample.machine = after.machine.saturating_sub(before.machine);
     sample.remark = calls.remark();

@@ -140,24 +140,50 @@ async fn targets(args: &Args) -> anyhow::Result<(Vec<Arc<Target>>, Option<Ceilin
     };
     let ceiling = args.ceiling.then(Ceiling::start).transpose()?;
     let bare = ceiling.as_ref().map(|ceiling| (&ceiling.address, Some(ceiling.pid())));
+    fn node(address: Option<&Address>, pid: Option<u32>) -> Option<(&Address, Option<u32>)> {
+        address.map(|address| (address, pid))
+    }
     let servers = [
-        ("server", args.server.as_ref().map(|address| (address, args.server_pid))),
-        ("vs", args.vs.as_ref().map(|address| (address, args.vs_pid))),
-        ("ceiling", bare),
+        (
+            "server",
+            node(args.server.as_ref(), args.server_pid),
+            node(args.through.as_ref(), args.through_pid),
+        ),
+        (
+            "vs",
+            node(args.vs.as_ref(), args.vs_pid),
+            node(args.vs_through.as_ref(), args.vs_through_pid),
+        ),
+        ("ceiling", bare, None),
     ];
     let mut targets = Vec::new();
-    for (label, server) in servers {
-        let Some((address, pid)) = server else { continue };
-        let client = Client::connect(&address.0, settings.clone())
-            .await
-            .with_context(|| format!("cannot connect to {}", address.0))?;
-        let mut target = Target::new(label, pid, client, speech.clone())
-            .await
-            .with_context(|| format!("cannot get the capabilities of {}", address.0))?;
+    for (label, server, through) in servers {
+        let Some(server) = server else { continue };
+        let mut target = target(label, server, &settings, &speech).await?;
+        if let Some(through) = through {
+            let label = format!("{label}, through");
+            target = target.with_through(self::target(&label, through, &settings, &speech).await?);
+        }
         target.stores = label != "ceiling";
+        target.also.clone_from(&args.also_pid);
         targets.push(Arc::new(target));
     }
     Ok((targets, ceiling))
+}
+
+/// Connects to a server and asks what it offers.
+async fn target(
+    label: &str,
+    (address, pid): (&Address, Option<u32>),
+    settings: &Settings,
+    speech: &Speech,
+) -> anyhow::Result<Target> {
+    let client = Client::connect(&address.0, settings.clone())
+        .await
+        .with_context(|| format!("cannot connect to {}", address.0))?;
+    Target::new(label, pid, client, speech.clone())
+        .await
+        .with_context(|| format!("cannot get the capabilities of {}", address.0))
 }
 
 /// The concurrencies with which a row is run.
@@ -225,8 +251,10 @@ fn show(out: &mut impl Write, series: &[Series]) -> std::io::Result<()> {
 
 /// Memory of the servers whose processes are known; our bare one's says nothing.
 fn memory(targets: &[Arc<Target>]) -> anyhow::Result<Vec<(String, Memory)>> {
-    let known = targets.iter().filter(|target| target.stores);
-    known
+    let nodes = targets.iter().filter(|target| target.stores);
+    nodes
+        .flat_map(|target| [Some(&**target), target.through.as_deref()])
+        .flatten()
         .filter_map(|target| Some((target.label.clone(), target.pid?)))
         .map(|(label, pid)| Ok((label, Memory::of_tree(pid)?)))
         .collect()

@@ -33,6 +33,10 @@ pub(crate) struct Figures {
     /// CPU milliseconds per call of the server with its children, and of the server's process alone.
     pub(crate) cpu_ms: Option<f64>,
     pub(crate) own_cpu_ms: Option<f64>,
+    /// CPU milliseconds per call of the other node, of the processes that were named beside both, and of all of these.
+    pub(crate) through_ms: Option<f64>,
+    pub(crate) also_ms: Option<f64>,
+    pub(crate) all_ms: Option<f64>,
     /// CPU milliseconds per call of this program.
     pub(crate) client_ms: Option<f64>,
     /// Bytes of blobs a second.
@@ -46,13 +50,16 @@ pub(crate) struct Figures {
 /// A figure: its name, and where it is.
 type Figure = (&'static str, fn(&mut Figures) -> &mut Option<f64>);
 /// Each figure in turn, with its name in JSON.
-const FIGURES: [Figure; 11] = [
+const FIGURES: [Figure; 14] = [
     ("calls_per_second", |f| &mut f.per_second),
     ("p50_ms", |f| &mut f.p50_ms),
     ("p95_ms", |f| &mut f.p95_ms),
     ("p99_ms", |f| &mut f.p99_ms),
     ("server_cpu_ms_per_call", |f| &mut f.cpu_ms),
     ("server_own_cpu_ms_per_call", |f| &mut f.own_cpu_ms),
+    ("through_cpu_ms_per_call", |f| &mut f.through_ms),
+    ("also_cpu_ms_per_call", |f| &mut f.also_ms),
+    ("all_cpu_ms_per_call", |f| &mut f.all_ms),
     ("client_cpu_ms_per_call", |f| &mut f.client_ms),
     ("bytes_per_second", |f| &mut f.bytes_per_second),
     ("server_processors", |f| &mut f.server_busy),
@@ -71,8 +78,10 @@ impl Figures {
         let share = |time: Duration| Some(time.as_secs_f64() / wall);
         let per_call = |time: Duration| Some(time.as_secs_f64() * 1e3 / answered as f64);
         let server = run.server.map(|used| used.total());
-        let others =
-            server.map(|server| run.machine.saturating_sub(server).saturating_sub(run.client));
+        let through = run.through.map(|used| used.total());
+        let sides = through.unwrap_or_default() + run.also.unwrap_or_default();
+        let all = server.map(|server| server + sides);
+        let others = all.map(|all| run.machine.saturating_sub(all).saturating_sub(run.client));
         Self {
             per_second: Some(answered as f64 / wall),
             p50_ms: run.latency.quantile_ms(0.50),
@@ -80,6 +89,9 @@ impl Figures {
             p99_ms: run.latency.quantile_ms(0.99),
             cpu_ms: server.and_then(per_call),
             own_cpu_ms: run.server.and_then(|used| per_call(used.own)),
+            through_ms: through.and_then(per_call),
+            also_ms: run.also.and_then(per_call),
+            all_ms: all.filter(|_| through.is_some()).and_then(per_call),
             client_ms: per_call(run.client),
             bytes_per_second: (run.bytes > 0).then(|| run.bytes as f64 / wall),
             server_busy: server.and_then(share),
@@ -146,7 +158,16 @@ impl Series {
             .map(|(class, count, story)| format!("    {count} times {class}, first: {story}"));
         let said: Vec<&str> = self.runs.iter().filter_map(|run| run.remark.as_deref()).collect();
         let said = (!said.is_empty()).then(|| format!("    {}", said.join("; ")));
-        failed.chain(said).collect()
+        failed.chain(said).chain(self.sides()).collect()
+    }
+
+    /// CPU time beside that of the server, if it was asked for.
+    fn sides(&self) -> Option<String> {
+        let f = Figures::medians(&self.runs);
+        let sides = [("through", f.through_ms), ("also", f.also_ms), ("all", f.all_ms)];
+        let known = sides.iter().filter(|(_, ms)| ms.is_some());
+        let known: Vec<_> = known.map(|(side, ms)| format!("{side} {}", number(*ms))).collect();
+        (!known.is_empty()).then(|| format!("    CPU ms: {}", known.join(", ")))
     }
 
     fn json(&self) -> Value {
@@ -213,10 +234,12 @@ pub(crate) fn head() -> String {
 pub(crate) fn ratios(first: &Series, second: &Series) -> Option<String> {
     let mut line = format!("    {} / {}:", first.server, second.server);
     let mut known = false;
-    const COMPARED: [Figure; 3] = [
+    const COMPARED: [Figure; 5] = [
         ("calls/s", |f| &mut f.per_second),
         ("p50", |f| &mut f.p50_ms),
         ("server CPU", |f| &mut f.cpu_ms),
+        ("through CPU", |f| &mut f.through_ms),
+        ("all CPU", |f| &mut f.all_ms),
     ];
     for (name, figure) in COMPARED {
         let of_pair = |(one, two): (&Sample, &Sample)| {

@@ -41,6 +41,8 @@ pub(crate) struct Offers {
     pub(crate) zstd: bool,
     /// Whether clients may write action results.
     pub(crate) update_results: bool,
+    /// Whether there is another node, at which what is written here can be read.
+    pub(crate) through: bool,
 }
 
 /// How a session speaks.
@@ -63,6 +65,10 @@ pub(crate) struct Target {
     pub(crate) pid: Option<u32>,
     /// Whether it stores what is written, so that reads can be compared: our bare server does not.
     pub(crate) stores: bool,
+    /// Another node of its cluster.
+    pub(crate) through: Option<Box<Target>>,
+    /// Processes that have a part in the work beside those of both nodes.
+    pub(crate) also: Vec<u32>,
     pub(crate) client: Client,
     pub(crate) speech: Speech,
     pub(crate) offers: Offers,
@@ -83,12 +89,28 @@ impl Target {
             label: label.into(),
             pid,
             stores: true,
+            through: None,
+            also: Vec::new(),
             client,
             speech,
             offers: Offers::default(),
         };
         target.offers = offers(&target.capabilities().await?);
         Ok(target)
+    }
+
+    /// The same server in a cluster with another node.
+    pub(crate) fn with_through(self, through: Self) -> Self {
+        let offers = Offers { through: true, ..self.offers };
+        Self { through: Some(Box::new(through)), offers, ..self }
+    }
+
+    /// The other node.
+    ///
+    /// # Errors
+    /// [`Failure::Wrong`] when there is none: workloads say that they need it.
+    pub(crate) fn through(&self) -> Result<&Self, Failure> {
+        self.through.as_deref().ok_or_else(|| Failure::wrong("there is no other node"))
     }
 
     /// GetCapabilities.
@@ -254,5 +276,6 @@ fn offers(capabilities: &reapi::ServerCapabilities) -> Offers {
         update_results: cache
             .action_cache_update_capabilities
             .is_some_and(|update| update.update_enabled),
+        through: false,
     }
 }

@@ -36,8 +36,8 @@ struct Options {
 /// A server of everything in memory. It runs the workloads' own commands by knowing what they do.
 #[derive(Default)]
 struct Fake {
-    blobs: Mutex<HashMap<String, Vec<u8>>>,
-    results: Mutex<HashMap<String, ActionResult>>,
+    blobs: Arc<Mutex<HashMap<String, Vec<u8>>>>,
+    results: Arc<Mutex<HashMap<String, ActionResult>>>,
     /// Damages what it serves.
     lies: bool,
 }
@@ -54,6 +54,11 @@ fn one(message: &impl Message) -> Answer {
 }
 
 impl Fake {
+    /// Another that serves the same.
+    fn beside(&self, lies: bool) -> Self {
+        Self { blobs: Arc::clone(&self.blobs), results: Arc::clone(&self.results), lies }
+    }
+
     fn answer(&self, path: &str, messages: &[Bytes]) -> Answer {
         match path.rsplit('/').next().unwrap() {
             "GetCapabilities" => one(&capabilities()),
@@ -285,18 +290,23 @@ fn respond(answer: Answer) -> http::Response<Frames> {
     http::Response::new(StreamBody::new(tokio_stream::iter(frames)))
 }
 
-/// Runs every workload on a fake; gives the failures of each, and its calls.
-async fn run_all(lies: bool) -> Vec<(String, u64, u64)> {
-    let mut tasks = JoinSet::new();
-    let address = serve(Arc::new(Fake { lies, ..Fake::default() }), &mut tasks).await;
+async fn target(fake: Fake, tasks: &mut JoinSet<()>) -> Target {
+    let address = serve(Arc::new(fake), tasks).await;
     let settings =
         Settings { connections: 2, frame_bytes: 16 << 10, headers: http::HeaderMap::new() };
     let client = Client::connect(&address, settings).await.unwrap();
     let speech =
         Speech { instance: String::new(), function: Function::Sha256, message_bytes: 100_000 };
-    let pid = Some(std::process::id());
-    let target = Arc::new(Target::new("fake", pid, client, speech).await.unwrap());
-    let arguments = ["bench", "grpc://127.0.0.1:1", "--sizes", "1KiB,1MiB"];
+    Target::new("fake", Some(std::process::id()), client, speech).await.unwrap()
+}
+
+/// Runs every workload on a fake, with another beside it; gives the calls of each, and its failures.
+async fn run_all(lies: bool, other_lies: bool) -> Vec<(String, u64, u64)> {
+    let mut tasks = JoinSet::new();
+    let fake = Fake { lies, ..Fake::default() };
+    let other = target(fake.beside(other_lies), &mut tasks).await;
+    let target = Arc::new(target(fake, &mut tasks).await.with_through(other));
+    let arguments = ["bench", "grpc://a:1", "--through", "grpc://b:1", "--sizes", "1KiB,1MiB"];
     let args = Options::parse_from(arguments).args;
     let source = Arc::new(Source::new(Function::Sha256));
     let plan = Plan {
@@ -309,10 +319,11 @@ async fn run_all(lies: bool) -> Vec<(String, u64, u64)> {
     for row in workloads::rows(&args, &source) {
         assert!(row.needs.met_by(target.offers));
         let sample = drive::run(&target, row.workload.as_ref(), plan).await.unwrap();
-        if !lies {
+        if !lies && !other_lies {
             let stories: Vec<_> = sample.failures.classes().collect();
             assert!(stories.is_empty(), "{}: {stories:?}", row.name);
         }
+        assert!(sample.through.is_some());
         all.push((row.name, sample.latency.count(), sample.failures.total()));
     }
     all
@@ -320,14 +331,14 @@ async fn run_all(lies: bool) -> Vec<(String, u64, u64)> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_server_passes_every_workload() {
-    for (name, calls, failures) in run_all(false).await {
+    for (name, calls, failures) in run_all(false, false).await {
         assert_eq!((calls, failures), (6, 0), "{name}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lies_are_noticed() {
-    let honest: Vec<String> = run_all(true)
+    let honest: Vec<String> = run_all(true, true)
         .await
         .into_iter()
         .filter_map(|(name, _, failures)| (failures == 0).then_some(name))
@@ -343,8 +354,17 @@ async fn lies_are_noticed() {
         "write-zstd-1MiB",
         "update-result",
         "merge",
+        "through-find-missing",
     ];
     assert_eq!(honest, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_node_is_asked_for_what_the_server_was_told() {
+    let all = run_all(false, true).await;
+    let failed = all.iter().filter(|(_, _, failures)| *failures > 0);
+    let failed: Vec<&str> = failed.map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(failed, ["through-read-1KiB", "through-read-1MiB", "through-get-result"]);
 }
 
 #[test]
@@ -358,5 +378,6 @@ fn names_choose_rows() {
     };
     assert_eq!(names("find").unwrap(), ["find-missing-present", "find-missing-absent"]);
     assert_eq!(names("execute-inputs-1000,merge").unwrap(), ["execute-inputs-1000", "merge"]);
+    assert_eq!(names("through-get-result").unwrap(), ["through-get-result"]);
     assert!(names("nothing").unwrap_err().contains("--only nothing"));
 }

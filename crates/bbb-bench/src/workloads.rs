@@ -5,6 +5,7 @@ mod bytestream;
 mod capabilities;
 mod cas;
 mod execution;
+mod through;
 mod tree;
 
 use std::sync::Arc;
@@ -27,6 +28,10 @@ pub(crate) enum Needs {
     Results,
     /// Execution.
     Execution,
+    /// Another node of the same cluster.
+    Through,
+    /// Another node, and an action cache that clients may write.
+    ThroughResults,
 }
 
 impl Needs {
@@ -37,6 +42,8 @@ impl Needs {
             Self::Zstd => offers.zstd,
             Self::Results => offers.update_results,
             Self::Execution => offers.execution,
+            Self::Through => offers.through,
+            Self::ThroughResults => offers.through && offers.update_results,
         }
     }
 }
@@ -94,5 +101,9 @@ pub(crate) fn rows(args: &Args, source: &Arc<Source>) -> Vec<Row> {
     rows.extend(bytestream::rows(args, source));
     rows.extend(action_cache::rows(source));
     rows.extend(execution::rows(args, source));
+    // Not even offered where nobody speaks of another node.
+    if args.through.is_some() || args.list || !args.only.is_empty() {
+        rows.extend(through::rows(args, source));
+    }
     rows
 }

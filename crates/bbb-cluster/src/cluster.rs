@@ -16,7 +16,7 @@ use tokio::{
 
 use self::{driver::Driver, members::Members};
 use crate::{
-    ClusterView, Introduce, Member, MemberId, Properties,
+    ClusterView, Introduce, Member, MemberId, Properties, Sealer,
     gossip::{Gossip, MAX_PACKET_BYTES, Node, Unsound},
 };
 
@@ -33,6 +33,7 @@ pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most bytes that an [`Envelope`] may add to a packet.
 pub const MAX_SEAL_BYTES: usize = 112;
+const _: () = assert!(Sealer::OVERHEAD_BYTES <= MAX_SEAL_BYTES);
 
 /// The largest datagram that is sent, and that is looked at.
 const MAX_DATAGRAM_BYTES: usize = MAX_PACKET_BYTES + MAX_SEAL_BYTES;

@@ -283,10 +283,10 @@ impl Gossip {
         if who == me {
             let suspect = Member::new(suspected.who.clone(), suspected.incarnation, State::Suspect);
             let refuted = self.foca.apply_many(std::iter::once(suspect), true, &mut self.effects);
-            note("refutation", me_address(&suspected.from), refuted);
+            note("refutation", address_of(&suspected.from), refuted);
             // Any packet carries the refutation; this one goes to those that need it, and asks what was missed.
             let answered = self.foca.announce(suspected.from.clone(), &mut self.effects);
-            note("answer", me_address(&suspected.from), answered);
+            note("answer", address_of(&suspected.from), answered);
         } else {
             // It asks for one that was here before.
             if who.generation >= me.generation {
@@ -321,7 +321,7 @@ impl Gossip {
         let member =
             self.foca.iter_members().choose(&mut self.rng).map(|member| member.id().clone());
         if let Some(member) = member {
-            let address = me_address(&member);
+            let address = address_of(&member);
             let outcome = self.foca.announce(member, &mut self.effects);
             note("question", address, outcome);
         }
@@ -336,7 +336,8 @@ impl Gossip {
 
     /// Takes a new generation above `seen`, if it did not do so too often lately.
     fn renew(&mut self, seen: u64) {
-        let renewed = self.foca.identity().renewed(seen.max(self.me().generation) + 1);
+        let renewed =
+            self.foca.identity().renewed(seen.max(self.me().generation).saturating_add(1));
         if Node::try_from(renewed.id().clone()).is_err() || !self.renewals.allow(self.effects.now) {
             return;
         }
@@ -413,8 +414,8 @@ impl fmt::Debug for Gossip {
     }
 }
 
-/// Whose address to name in a log.
-fn me_address(node: &Node) -> SocketAddr {
+/// The address to name in a log.
+fn address_of(node: &Node) -> SocketAddr {
     node.id().gossip
 }
 

@@ -1,9 +1,16 @@
 //! What must hold of any bytes that reach the ports of a cluster: the fuzz targets check it, and the tests here with
 //! random input on every run.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use crate::{KeyRing, Purpose, Refusal, Sealer};
+pub use crate::discovery::{check_contact, check_entry_name};
+use crate::{
+    KeyRing, MemberId, Purpose, Refusal, Sealer,
+    gossip::{Gossip, Node},
+};
 
 /// When the packets of the checks are sealed and opened.
 fn now() -> SystemTime {
@@ -60,6 +67,21 @@ pub fn check_damage(payload: &[u8], damage: &Damage<'_>) {
     let opened = to.open(now(), &packet);
     assert!(opened.is_ok_and(|opened| opened.payload == payload), "it is as it was");
     assert_eq!(to.open(now(), &packet), Err(Refusal::Replayed));
+}
+
+/// Any bytes that some node of the cluster sends as a packet of gossip are answered within bounds.
+///
+/// # Panics
+/// If more is answered than few packets, or a tick that follows fails.
+pub fn check_gossip(bytes: &[u8]) {
+    let port = SocketAddr::from(([10, 0, 0, 1], 7946));
+    let me = MemberId { name: "me".into(), generation: 1, gossip: port, port };
+    let Ok(me) = Node::try_from(me) else { return };
+    let mut gossip = Gossip::new(me, 1, Duration::ZERO);
+    gossip.receive(port, bytes, Duration::ZERO);
+    gossip.tick(Duration::from_secs(1));
+    assert!(gossip.take_outbox().len() < 32);
+    assert_eq!(&*gossip.me().name, "me");
 }
 
 #[cfg(test)]

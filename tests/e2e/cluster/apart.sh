@@ -60,8 +60,8 @@ buckets_apart() {
   net_node n3 --bucket="file://$work/same"
   check "buckets apart: those of one bucket are a cluster" together 20 n1 n2 n3
   net_node n4 --bucket="file://$work/other"
-  check "buckets apart: the one with another stays alone" wait_until 20 has_line "$(node_log n4)" 'WARN.*bucket'
-  check "buckets apart: both sides say why" wait_until 10 has_line "$(node_log n1)" 'WARN.*n4.*bucket|WARN.*bucket.*n4'
+  check "buckets apart: the one with another stays alone" wait_until 20 has_line "$(node_log n4)" 'ERROR.*another bucket'
+  check "buckets apart: both sides say why" wait_until 10 has_line "$(node_log n1)" 'ERROR.*n4.*another bucket'
   check "buckets apart: and stay apart" stay_apart 4 n1 n2 n3 / n4
   timeout 20 "$binary" --node_name=without --listen=127.0.0.1 --port="$(free_port)" --cache_dir="$work/without" --join=10.0.0.1:7946 \
     >"$log" 2>&1 </dev/null

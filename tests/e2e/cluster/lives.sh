@@ -65,8 +65,8 @@ leaving() {
   check "leaving: it comes back" together "$back_s" n1 n2 n3
   : >"$work/ledger"
   # From far away an upload takes its time.
-  net air "$part" 0 100
-  begin_upload n3 $((100 << 20))
+  net air "$part" 0 30
+  begin_upload n3 $((40 << 20))
   client=$!
   node_signal n3 TERM
   check "leaving: the others are told while an upload is open" see "$told_s" n1 n2 -- n1 n2
@@ -78,7 +78,7 @@ leaving() {
   check "leaving: another one has what was uploaded" on n1 "$trial/ledger" verify --server=grpc://10.0.0.2:1234 --ledger="$work/ledger"
   net_node n3
   check "leaving: back again" together "$back_s" n1 n2 n3
-  net air "$part" 0 100
+  net air "$part" 0 30
   begin_upload n3 $((400 << 20))
   client=$!
   node_signal n3 TERM
@@ -94,7 +94,7 @@ begin_upload() {
   before=$(net count "$part" | cut -d' ' -f2)
   on n1 "$trial/ledger" write --server="grpc://${host_address[$1]}:1234" --ledger="$work/ledger" --seed=$RANDOM --steps=1 \
     --blob_bytes="$2" --concurrency=1 >"$work/written" 2>"$log" &
-  check "an upload is under way" wait_until 20 more_bytes_than $((before + (10 << 20)))
+  check "an upload is under way" wait_until 20 more_bytes_than $((before + (5 << 20)))
 }
 more_bytes_than() { [ "$(net count "$part" | cut -d' ' -f2)" -gt "$1" ]; }
 

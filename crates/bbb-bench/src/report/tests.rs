@@ -40,6 +40,18 @@ fn without_a_process_there_are_no_figures_of_it() {
 }
 
 #[test]
+fn cpu_of_other_processes_stands_below_the_line() {
+    let ms = Duration::from_millis;
+    let through = Some(CpuUsed { own: ms(150), children: ms(50) });
+    let run =
+        Sample { through, also: Some(ms(100)), machine: ms(1000), ..sample(100, 500, 300, 0) };
+    assert_eq!(Figures::of(&run).all_ms, Some(6.0));
+    assert_eq!(Figures::of(&run).other_busy, Some(0.6));
+    let series = series("server", vec![run]);
+    assert_eq!(series.remarks(), ["    CPU ms: through 2.00, also 1.00, all 6.00"]);
+}
+
+#[test]
 fn runs_without_answers_leave_the_medians_alone() {
     let runs = [sample(100, 500, 200, 300), Sample::default(), sample(100, 500, 400, 300)];
     assert_eq!(Figures::medians(&runs).own_cpu_ms, Some(3.0));

@@ -26,7 +26,7 @@ const GET: &str = "/build.bazel.remote.execution.v2.ActionCache/GetActionResult"
 const UPDATE: &str = "/build.bazel.remote.execution.v2.ActionCache/UpdateActionResult";
 
 pub(super) fn rows(source: &Arc<Source>) -> Vec<Row> {
-    let entries = Arc::new(entries(source));
+    let entries = Arc::new(entries(source, RESULTS));
     let get = Get(Arc::clone(&entries));
     let update = Update(entries, Arc::clone(source));
     vec![
@@ -40,12 +40,13 @@ pub(super) fn rows(source: &Arc<Source>) -> Vec<Row> {
 }
 
 /// Actions, their results, and every blob that these need.
-struct Entries {
-    results: Vec<(Digest, ActionResult)>,
-    blobs: Vec<Blob>,
+pub(super) struct Entries {
+    pub(super) results: Vec<(Digest, ActionResult)>,
+    pub(super) blobs: Vec<Blob>,
 }
 
-fn entries(source: &Source) -> Entries {
+/// `count` of them that no server has seen before.
+pub(super) fn entries(source: &Source, count: usize) -> Entries {
     let function = source.function();
     let command = Command { arguments: vec!["/bin/true".to_owned()], ..Command::default() };
     let command = Blob::whole(function, command.encode_to_vec());
@@ -70,7 +71,7 @@ fn entries(source: &Source) -> Entries {
         salt: source.fresh().to_vec(),
         ..Action::default()
     };
-    let actions: Vec<Blob> = (0..RESULTS)
+    let actions: Vec<Blob> = (0..count)
         .map(action)
         .map(|action| Blob::whole(function, action.encode_to_vec()))
         .collect();
@@ -80,7 +81,11 @@ fn entries(source: &Source) -> Entries {
 }
 
 /// UpdateActionResult; the answer must be the result that was sent, whatever metadata the server adds.
-async fn update(target: &Target, action: &Digest, result: &ActionResult) -> Result<(), Failure> {
+pub(super) async fn update(
+    target: &Target,
+    action: &Digest,
+    result: &ActionResult,
+) -> Result<(), Failure> {
     let request = reapi::UpdateActionResultRequest {
         instance_name: target.speech.instance.clone(),
         action_digest: Some(action.clone()),
@@ -102,6 +107,28 @@ fn same_outputs(answer: &ActionResult, wanted: &ActionResult) -> Result<(), Fail
     Err(Failure::wrong("another result than was written"))
 }
 
+/// An encoded GetActionResult request.
+pub(super) fn request(target: &Target, action: &Digest) -> Bytes {
+    let request = reapi::GetActionResultRequest {
+        instance_name: target.speech.instance.clone(),
+        action_digest: Some(action.clone()),
+        digest_function: target.speech.function.wire(),
+        ..reapi::GetActionResultRequest::default()
+    };
+    request.encode_to_vec().into()
+}
+
+/// GetActionResult of an encoded request; the answer must have the outputs of `wanted`.
+pub(super) async fn get(
+    target: &Target,
+    request: &Bytes,
+    wanted: &ActionResult,
+) -> Result<(), Failure> {
+    let body = crate::wire::Outgoing::encoded(request)?;
+    let answer = target.client.call(GET, body).await?.only_message().await?;
+    same_outputs(&crate::client::decode(answer)?, wanted)
+}
+
 struct Get(Arc<Entries>);
 
 struct GetCalls {
@@ -116,14 +143,7 @@ impl Workload for Get {
         for (action, result) in &self.0.results {
             update(target, action, result).await?;
         }
-        let request = |(action, _): &(Digest, ActionResult)| reapi::GetActionResultRequest {
-            instance_name: target.speech.instance.clone(),
-            action_digest: Some(action.clone()),
-            digest_function: target.speech.function.wire(),
-            ..reapi::GetActionResultRequest::default()
-        };
-        let requests =
-            self.0.results.iter().map(request).map(|r| r.encode_to_vec().into()).collect();
+        let requests = self.0.results.iter().map(|(action, _)| request(target, action)).collect();
         Ok(Arc::new(GetCalls { entries: Arc::clone(&self.0), requests }))
     }
 }
@@ -132,9 +152,7 @@ impl Workload for Get {
 impl Calls for GetCalls {
     async fn call(&self, target: &Target, index: u64) -> Result<u64, Failure> {
         let index = index as usize % self.requests.len();
-        let body = crate::wire::Outgoing::encoded(&self.requests[index])?;
-        let answer = target.client.call(GET, body).await?.only_message().await?;
-        same_outputs(&crate::client::decode(answer)?, &self.entries.results[index].1)?;
+        get(target, &self.requests[index], &self.entries.results[index].1).await?;
         Ok(0)
     }
 }

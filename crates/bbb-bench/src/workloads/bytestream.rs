@@ -74,7 +74,7 @@ pub(super) fn rows(args: &Args, source: &Arc<Source>) -> Vec<Row> {
 }
 
 /// Calls at once: many for small blobs, one for large ones.
-fn at_once(bytes: usize) -> &'static [u16] {
+pub(super) fn at_once(bytes: usize) -> &'static [u16] {
     match bytes {
         0..=0xffff => &[64],
         0x1_0000..=0xff_ffff => &[8],

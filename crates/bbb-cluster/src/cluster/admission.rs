@@ -123,10 +123,8 @@ impl Admission {
     pub(super) fn heard(&mut self, id: &MemberId, properties: Properties, now: Duration) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         match &mut node.properties {
-            Some(known) => {
-                *known = properties;
-                node.answered = now;
-            }
+            // That it reaches this node does not say that this node reaches it.
+            Some(known) => *known = properties,
             None => node.due = node.due.min(now),
         }
     }
@@ -199,3 +197,6 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

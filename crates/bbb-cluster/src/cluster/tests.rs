@@ -7,30 +7,38 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 
 use super::*;
-use crate::IntroduceError;
+use crate::{IntroduceError, KeyRing, Purpose};
 
 /// How long anything that has to happen may take, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An envelope that counts what goes through it.
-#[derive(Clone, Default)]
-struct Open(Arc<[AtomicU64; 2]>);
+/// A sealer that counts what goes out through it.
+struct Counted {
+    sealer: Sealer,
+    counts: Arc<[AtomicU64; 2]>,
+}
 
-impl Envelope for Open {
+impl Envelope for Counted {
     fn seal(&mut self, packet: &[u8]) -> Vec<u8> {
-        self.0[0].fetch_add(1, Ordering::Relaxed);
-        self.0[1].fetch_add((packet.len() + MAX_SEAL_BYTES) as u64, Ordering::Relaxed);
-        packet.to_vec()
+        let sealed = self.sealer.seal(SystemTime::now(), packet);
+        self.counts[0].fetch_add(1, Ordering::Relaxed);
+        self.counts[1].fetch_add(sealed.len() as u64, Ordering::Relaxed);
+        sealed
     }
 
     fn open(&mut self, _: SocketAddr, datagram: &[u8]) -> Option<Vec<u8>> {
-        Some(datagram.to_vec())
+        self.sealer.open(SystemTime::now(), datagram).ok().map(|opened| opened.payload)
     }
+}
+
+fn sealer(cluster: &str) -> Sealer {
+    Sealer::new(&KeyRing::open(cluster), Purpose::Gossip)
 }
 
 /// The connections between the nodes of a test.
@@ -58,7 +66,7 @@ struct Real {
     cluster: Cluster,
     id: MemberId,
     tasks: TaskGroup,
-    counts: Open,
+    counts: Arc<[AtomicU64; 2]>,
 }
 
 impl Town {
@@ -68,11 +76,11 @@ impl Town {
         let id = MemberId { name: name.into(), generation, gossip, port: gossip };
         let tasks = TaskGroup::new("test");
         let own = || Properties { version: "1".to_owned(), ..Properties::default() };
-        let counts = Open::default();
+        let counts = Arc::<[AtomicU64; 2]>::default();
+        let envelope = Counted { sealer: sealer("test"), counts: Arc::clone(&counts) };
         let introduce: Arc<dyn Introduce> = Arc::clone(self) as _;
         let cluster =
-            Cluster::start(id.clone(), socket, counts.clone(), introduce, Arc::new(own), &tasks)
-                .unwrap();
+            Cluster::start(id.clone(), socket, envelope, introduce, Arc::new(own), &tasks).unwrap();
         self.clusters.lock().unwrap().insert(Arc::clone(&id.name), cluster.clone());
         Real { cluster, id, tasks, counts }
     }
@@ -163,6 +171,15 @@ async fn garbage_changes_nothing() {
     for length in (0..2_000).step_by(7) {
         let garbage: Vec<u8> = (0..length).map(|_| rand::random()).collect();
         socket.send_to(&garbage, a.id.gossip).await.unwrap();
+        // Sealed, so that it gets further; and of another cluster.
+        socket
+            .send_to(&sealer("test").seal(SystemTime::now(), &garbage), a.id.gossip)
+            .await
+            .unwrap();
+        socket
+            .send_to(&sealer("other").seal(SystemTime::now(), &garbage), a.id.gossip)
+            .await
+            .unwrap();
     }
     let c = town.start("c", 1).await;
     c.meets(&a).await;
@@ -177,7 +194,8 @@ async fn a_node_that_cannot_be_told_of_is_refused() {
     let id = MemberId { name: "a".into(), generation: 1, gossip, port: gossip };
     let (tasks, town) = (TaskGroup::new("test"), Arc::new(Town::default()));
     let own: OwnProperties = Arc::new(Properties::default);
-    assert!(Cluster::start(id, socket, Open::default(), town, own, &tasks).is_err());
+    let envelope = Counted { sealer: sealer("test"), counts: Arc::default() };
+    assert!(Cluster::start(id, socket, envelope, town, own, &tasks).is_err());
     assert!(tasks.is_empty());
 }
 
@@ -212,7 +230,7 @@ async fn what_gossip_costs() {
     // What joining set in motion ends before the quiet is measured.
     time::sleep(Duration::from_secs(5)).await;
     let sent = |at: usize| {
-        nodes.iter().map(|node| node.counts.0[at].load(Ordering::Relaxed)).sum::<u64>() as f64
+        nodes.iter().map(|node| node.counts[at].load(Ordering::Relaxed)).sum::<u64>() as f64
     };
     let (packets, bytes, quiet) = (sent(0), sent(1), std::time::Instant::now());
     time::sleep(Duration::from_secs(5)).await;

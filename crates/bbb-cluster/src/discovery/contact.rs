@@ -64,10 +64,15 @@ impl Contact {
     }
 
     /// Where its gossip is reached by who got this from `source`: a node that advertises no address is reached at
-    /// the one from which it sends.
+    /// the one from which it sends, and a link-local address is one of the link by which it came.
     pub(super) fn gossip_from(&self, source: SocketAddr) -> SocketAddr {
         let mut gossip = if self.gossip.ip().is_unspecified() { source } else { self.gossip };
         gossip.set_port(self.gossip.port());
+        if let (SocketAddr::V6(gossip), SocketAddr::V6(source)) = (&mut gossip, source)
+            && gossip.ip().is_unicast_link_local()
+        {
+            gossip.set_scope_id(source.scope_id());
+        }
         gossip
     }
 
@@ -92,7 +97,7 @@ impl Contact {
 /// If it does not.
 #[cfg(any(test, feature = "hostile"))]
 #[expect(clippy::expect_used, reason = "it is a check")]
-pub(crate) fn check_contact(bytes: &[u8]) {
+pub fn check_contact(bytes: &[u8]) {
     if let Some(contact) = Contact::decode(bytes) {
         let written = contact.encode().expect("what was read can be written");
         assert_eq!(Contact::decode(&written).as_ref(), Some(&contact));
@@ -123,6 +128,11 @@ mod tests {
         assert_eq!(of("a", "[::]:7946").gossip_from(from), "[fe80::1%3]:7946".parse().unwrap());
         assert_eq!(of("a", "0.0.0.0:7946").gossip_from(from), "[fe80::1%3]:7946".parse().unwrap());
         assert_eq!(of("a", "10.0.0.1:7946").gossip_from(from), "10.0.0.1:7946".parse().unwrap());
+        assert_eq!(
+            of("a", "[fe80::2]:7946").gossip_from(from),
+            "[fe80::2%3]:7946".parse().unwrap()
+        );
+        assert_eq!(of("a", "[fd00::2]:7946").gossip_from(from), "[fd00::2]:7946".parse().unwrap());
         assert_eq!(of("a", "0.0.0.0:7946").gossip(), None);
     }
 

@@ -34,6 +34,10 @@ use tokio::{
 use crate::{ClusterView, MemberId};
 
 pub use bucket::BucketList;
+#[cfg(any(test, feature = "hostile"))]
+pub use bucket::check_entry_name;
+#[cfg(any(test, feature = "hostile"))]
+pub use contact::check_contact;
 pub use join::{JoinError, JoinList};
 pub use resolve::{HostPort, Resolve, SystemResolver};
 pub use udp::{Udp, UdpTarget, UdpTargetError};

@@ -84,7 +84,7 @@ impl Rig {
         let mut port = Port::new(WINDOW_BYTES, Doors::new(settings, &budgets, long))
             .with_nodes(nodes, of_nodes.server(&of_nodes.leaf(), NODE))
             .on_refused_node(move |_, error| {
-                refused.send_modify(|all| all.push(error.to_string()))
+                refused.send_modify(|all| all.push(error.to_string()));
             });
         if tls != Tls::No {
             let [cert, key, client_ca] = of_clients.leaf().write(folder.path(), &of_clients);

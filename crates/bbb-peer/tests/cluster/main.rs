@@ -1,5 +1,5 @@
 //! Nodes of one process, each with its disk, its doors and real connections under TLS, over one bucket in memory.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod existence;
 mod faults;

@@ -205,9 +205,22 @@ impl Node {
         self.tiered.action_cache(&instance())
     }
 
-    /// Writes a blob here.
+    /// Writes a blob here. Its owners know when this returns, however busy the machine is: a write waits for them but so
+    /// long.
     pub(crate) async fn put(&self, blob: &(Digest, Bytes)) {
+        let settled = || {
+            let stats = self.peers.stats();
+            stats.hints_told + stats.hints_dropped
+        };
+        let before = settled();
         self.cas().put(blob.0, blob.1.clone().into()).await.unwrap();
+        let view = self.view.borrow().clone();
+        let owners = view.owners(blob.0.hash());
+        let told = match owners[0] == Some(view.me()) {
+            true => 0,
+            false => owners.iter().flatten().filter(|owner| **owner != view.me()).count(),
+        };
+        until(|| settled() >= before + told as u64).await;
     }
 
     /// Reads a blob here, which is to be what it was.

@@ -232,7 +232,7 @@ fn what_is_wrong_is_said_in_one_line() {
         ("--advertise_host=x", "--advertise_host=x: use an IP address"),
         (
             "--autojoin_udp=10.0.0.255",
-            "--autojoin_udp=10.0.0.255: '10.0.0.255:' is not a broadcast address",
+            "--autojoin_udp=10.0.0.255: '10.0.0.255' is not a broadcast address",
         ),
         ("--fetch_allow=a b", "--fetch_allow=a b: use a host, host:port or CIDR"),
         ("--node_name=a\nb", "--node_name=a\\nb: use up to"),

@@ -133,6 +133,20 @@ fn latest(names: impl Iterator<Item = EntryName>) -> HashMap<u64, u64> {
     latest
 }
 
+/// What must hold of any key in the bucket: it is that of an entry, as an entry of this name would be written, or none.
+///
+/// # Panics
+/// If it does not.
+#[cfg(any(test, feature = "hostile"))]
+pub fn check_entry_name(text: &str) {
+    let prefix = Path::from("members/0badcafe");
+    for key in [Path::from(text), prefix.clone().join(text)] {
+        if let Some(name) = EntryName::parse(&prefix, &key) {
+            assert_eq!(name.key(&prefix), key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -236,6 +250,11 @@ mod tests {
             let plain = |c: char| is_plain(c) || c == '.';
             prop_assert!(key.filename().is_some_and(|name| name.len() <= 82 && name.chars().all(plain)), "{}", key);
             prop_assert!(name == other || EntryName::of(&other, start) != entry);
+        }
+
+        #[test]
+        fn any_key_is_that_of_an_entry_or_not(text in "[a-f._%\\PC]{0,12}.[0-9a-f]{16}.[0-9a-fA-F+]{15,17}") {
+            check_entry_name(&text);
         }
 
         #[test]

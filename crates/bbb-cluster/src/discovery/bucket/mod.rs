@@ -34,6 +34,8 @@ use tokio::{
 use super::{Discovery, Meeting, contact::Contact, sparse::Sparse};
 use crate::{KeyRing, Purpose, Sealer};
 
+#[cfg(any(test, feature = "hostile"))]
+pub use entry::check_entry_name;
 use entry::{Chores, EntryName, MAX_ENTRY_BYTES, chores};
 
 /// How often a node writes its entry.

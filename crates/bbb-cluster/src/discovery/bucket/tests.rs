@@ -12,7 +12,7 @@ use std::{
 use futures::stream::BoxStream;
 use object_store::{
     CopyOptions, Error, GetResult, ListResult, MultipartUpload, PutMultipartOptions, PutOptions,
-    PutResult, Result, memory::InMemory,
+    PutResult, Result, local::LocalFileSystem, memory::InMemory,
 };
 
 use super::{
@@ -328,6 +328,21 @@ async fn a_node_without_an_address_leaves_no_entry_and_still_finds_others() {
     assert_eq!(a.next().await, address("10.0.0.2:1"));
     assert_eq!(bucket.keys().await.len(), 1);
     b.stop().await;
+}
+
+#[tokio::test]
+async fn a_shared_folder_is_a_bucket_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
+    let bed = |name: &str, gossip: &str| {
+        Bed::new(node(name, gossip), BucketList::new(Arc::clone(&store), "members", &ring()))
+    };
+    let (mut a, mut b) = (bed("a", "10.0.0.1:1"), bed("b", "10.0.0.2:1"));
+    assert_eq!((a.next().await, b.next().await), (address("10.0.0.2:1"), address("10.0.0.1:1")));
+    a.stop().await;
+    b.stop().await;
+    assert!(store.list(None).next().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

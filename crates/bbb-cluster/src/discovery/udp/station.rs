@@ -5,9 +5,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::{io::ReadBuf, net::UdpSocket, task};
+use tokio::{io::ReadBuf, net::UdpSocket, task, time};
 
 use super::{
     super::sparse::Sparse,
@@ -15,6 +16,9 @@ use super::{
     socket::{Ear, Mouth, groups},
     target::UdpTarget,
 };
+
+/// How long the operating system may take to list its networks; then they are as they were.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
 
 /// A target and what was said of it.
 #[derive(Debug)]
@@ -61,11 +65,12 @@ impl Station {
 
     /// Looks which networks there are, and listens in them.
     pub(super) async fn look(&mut self) {
-        match task::spawn_blocking(Networks::of_host).await {
-            Ok(Ok(networks)) => self.networks = networks,
-            Ok(Err(error)) => tracing::debug!(%error, "cannot list network interfaces"),
+        match time::timeout(LOOK_WAIT, task::spawn_blocking(Networks::of_host)).await {
+            Ok(Ok(Ok(networks))) => self.networks = networks,
+            Ok(Ok(Err(error))) => tracing::debug!(%error, "cannot list network interfaces"),
+            Err(_) => tracing::debug!("listing network interfaces takes too long"),
             // The runtime ends.
-            Err(_) => return,
+            Ok(Err(_)) => return,
         }
         let mut wanted: BTreeMap<Socket, BTreeSet<(IpAddr, u32)>> = BTreeMap::new();
         for spot in &mut self.spots {

@@ -50,9 +50,9 @@ impl UdpTarget {
             return Err(UdpTargetError::TooMany(entries.len()));
         }
         let with_port = |entry: &str| match entry.parse::<IpAddr>() {
-            Ok(IpAddr::V4(v4)) => format!("{v4}:{port}"),
-            Ok(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
-            Err(_) => entry.to_owned(),
+            Ok(IpAddr::V4(v4)) if !port.is_empty() => format!("{v4}:{port}"),
+            Ok(IpAddr::V6(v6)) if !port.is_empty() => format!("[{v6}]:{port}"),
+            _ => entry.to_owned(),
         };
         entries.iter().map(|entry| with_port(entry).parse()).collect()
     }

@@ -16,8 +16,13 @@ fn bed(me: MemberId, target: &str, ring: &KeyRing) -> Bed {
     Bed::new(me, Udp::new(UdpTarget::parse_list(target).unwrap(), ring))
 }
 
+/// A cluster of this test: others may run at the same time, and take a port that was just given back.
+fn cluster() -> String {
+    format!("{} of {}", std::thread::current().name().unwrap_or("a test"), std::process::id())
+}
+
 fn ring() -> KeyRing {
-    KeyRing::open("meet")
+    KeyRing::open(&cluster())
 }
 
 /// Some port that is free.
@@ -73,7 +78,7 @@ async fn clusters_of_other_names_or_keys_stay_apart() {
     let target = loopback().await;
     let keys =
         crate::SecretKey::parse_list("Rg0Nn1cWl7VbWkBPp0XKLnXkW0VJcWmT1R8vG2pXqZE=").unwrap();
-    let rings = [KeyRing::open("other"), KeyRing::new("meet", &keys).unwrap()];
+    let rings = [KeyRing::open("other"), KeyRing::new(&cluster(), &keys).unwrap()];
     let strangers: Vec<Bed> =
         rings.iter().map(|ring| bed(node("s", "127.0.0.1:9"), &target, ring)).collect();
     let mut a = bed(node("a", "127.0.0.1:1"), &target, &ring());
