@@ -118,7 +118,8 @@ impl Gossip {
         let mut live = BTreeMap::new();
         for id in self.active().filter(|id| id.name != self.me().name) {
             let newest = live.entry(&*id.name).or_insert(id);
-            if newest.generation < id.generation {
+            // Two that started in the same millisecond are told apart by their addresses: the same way everywhere.
+            if *newest < id {
                 *newest = id;
             }
         }

@@ -20,6 +20,9 @@ use crate::{
 /// The largest message that another node may send: hints and digests take some hundred kilobytes.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
+/// The longest name of a holder that is remembered: no member has a longer one.
+const MAX_HOLDER_BYTES: usize = 128;
+
 /// The service of a node.
 pub struct NodeService {
     near: Arc<Disk>,
@@ -73,11 +76,14 @@ impl Node for NodeService {
 
     async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldResponse>, Status> {
         let HoldRequest { holder, holdings } = request.into_inner();
+        if holder.len() > MAX_HOLDER_BYTES {
+            return Err(Status::invalid_argument("holder: too long for a node's name"));
+        }
         for holding in holdings {
             let instance = instance(&holding.instance_name)?;
             // What is no digest here is one of a later version: no use to us, and no harm.
             let digests: Vec<_> = holding.digests.iter().filter_map(wire::read_digest).collect();
-            self.tier.heard(&instance, &digests, &holder);
+            self.tier.heard(&instance, &digests, &holder, holding.is_written);
         }
         Ok(Response::new(HoldResponse {}))
     }

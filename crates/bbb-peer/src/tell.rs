@@ -39,10 +39,18 @@ pub(crate) struct Teller {
     waiting: Mutex<HashMap<MemberId, Vec<Waiting>>>,
 }
 
+/// That this node holds a blob which is in the bucket.
+#[derive(Clone)]
+pub(crate) struct Hint {
+    pub(crate) instance: InstanceName,
+    pub(crate) digest: Digest,
+    /// Whether it was written there a moment ago, or seen there, and not known to be there from before.
+    pub(crate) is_written: bool,
+}
+
 /// A hint that waits to be told, and whom to tell that it was.
 struct Waiting {
-    instance: InstanceName,
-    digest: Digest,
+    hint: Hint,
     told: oneshot::Sender<()>,
 }
 
@@ -57,16 +65,15 @@ impl Teller {
         Arc::new(Self { name, connections, counters, group, waiting: Mutex::default() })
     }
 
-    /// Tells some owners that this node holds a blob that is in the bucket. Waits until they know, but not for long.
+    /// Tells some owners. Waits until they know, but not for long.
     pub(crate) async fn tell(
         self: &Arc<Self>,
         owners: impl IntoIterator<Item = &MemberId>,
-        instance: &InstanceName,
-        digest: Digest,
+        hint: Hint,
     ) {
         let by = Instant::now() + self.connections.bounds().tell;
         let told: Vec<_> =
-            owners.into_iter().filter_map(|owner| self.queue(owner, instance, digest)).collect();
+            owners.into_iter().filter_map(|owner| self.queue(owner, hint.clone())).collect();
         for told in told {
             // Told, given up, or too late: a hint is no promise.
             let _known = timeout_at(by, told).await;
@@ -74,14 +81,9 @@ impl Teller {
     }
 
     /// Has a hint wait for the next batch, and sends that if none is on its way. Nothing if too many wait.
-    fn queue(
-        self: &Arc<Self>,
-        owner: &MemberId,
-        instance: &InstanceName,
-        digest: Digest,
-    ) -> Option<oneshot::Receiver<()>> {
+    fn queue(self: &Arc<Self>, owner: &MemberId, hint: Hint) -> Option<oneshot::Receiver<()>> {
         let (told, known) = oneshot::channel();
-        let hint = Waiting { instance: instance.clone(), digest, told };
+        let hint = Waiting { hint, told };
         let mut waiting = self.waiting();
         match waiting.get_mut(owner) {
             Some(batch) if batch.len() >= MAX_WAITING => {
@@ -146,13 +148,13 @@ impl Teller {
     }
 
     fn message(&self, batch: &[Waiting]) -> proto::HoldRequest {
-        let mut holdings: HashMap<&InstanceName, Vec<proto::Digest>> = HashMap::new();
-        for hint in batch {
-            holdings.entry(&hint.instance).or_default().push(wire::digest(hint.digest));
+        let mut holdings: HashMap<(&InstanceName, bool), Vec<proto::Digest>> = HashMap::new();
+        for Waiting { hint, .. } in batch {
+            let of_its_kind = holdings.entry((&hint.instance, hint.is_written)).or_default();
+            of_its_kind.push(wire::digest(hint.digest));
         }
-        let holding = |(instance, digests): (&InstanceName, _)| proto::Holding {
-            instance_name: instance.to_string(),
-            digests,
+        let holding = |((instance, is_written), digests): ((&InstanceName, bool), _)| {
+            proto::Holding { instance_name: instance.to_string(), digests, is_written }
         };
         proto::HoldRequest {
             holder: self.name.to_string(),

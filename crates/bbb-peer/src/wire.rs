@@ -24,7 +24,7 @@ pub(crate) fn read_digest(message: &proto::Digest) -> Option<Digest> {
 /// The other member of a name, if it is in the view: the one that started last, should there be two for a moment.
 pub(crate) fn other_member<'a>(view: &'a ClusterView, name: &str) -> Option<&'a MemberId> {
     let named = view.others().filter(|member| *member.id.name == *name);
-    named.map(|member| &member.id).max_by_key(|id| id.generation)
+    named.map(|member| &member.id).max()
 }
 
 /// The member that an introduction is about; none if its addresses are none.

@@ -6,3 +6,4 @@ pub mod greeting;
 mod membership;
 mod memory;
 pub mod node;
+mod open_files;

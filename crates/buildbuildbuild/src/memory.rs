@@ -8,6 +8,9 @@ const PARTS: u64 = 32;
 pub(crate) struct MemorySplit {
     /// Requests while they are read and answered.
     pub(crate) requests_bytes: u64,
+    /// Requests of other nodes. They have a part of their own, since requests of clients wait for other nodes: were both one,
+    /// two nodes that are full could wait for each other.
+    pub(crate) node_requests_bytes: u64,
     /// Uploads between their messages.
     pub(crate) uploads_bytes: u64,
     /// What clients send ahead of being read.
@@ -31,6 +34,7 @@ pub(crate) struct MemorySplit {
 /// A node with the embedded store alone.
 const EMBEDDED: MemorySplit = MemorySplit {
     requests_bytes: 12,
+    node_requests_bytes: 0,
     uploads_bytes: 6,
     windows_bytes: 4,
     blobs_bytes: 6,
@@ -44,7 +48,8 @@ const EMBEDDED: MemorySplit = MemorySplit {
 
 /// A node with a bucket.
 const WITH_BUCKET: MemorySplit = MemorySplit {
-    requests_bytes: 7,
+    requests_bytes: 6,
+    node_requests_bytes: 1,
     uploads_bytes: 4,
     windows_bytes: 4,
     blobs_bytes: 4,
@@ -72,6 +77,7 @@ impl MemorySplit {
         let part = memory_bytes / PARTS;
         Self {
             requests_bytes: self.requests_bytes * part,
+            node_requests_bytes: self.node_requests_bytes * part,
             uploads_bytes: self.uploads_bytes * part,
             windows_bytes: self.windows_bytes * part,
             blobs_bytes: self.blobs_bytes * part,
@@ -87,6 +93,7 @@ impl MemorySplit {
     /// All of it.
     const fn sum(self) -> u64 {
         self.requests_bytes
+            + self.node_requests_bytes
             + self.uploads_bytes
             + self.windows_bytes
             + self.blobs_bytes

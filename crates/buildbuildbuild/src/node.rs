@@ -29,10 +29,14 @@ use crate::{
     greeting::{Bound, greeting},
     membership::Membership,
     memory::MemorySplit,
+    open_files,
 };
 
 /// How long a group of tasks has to stop once nothing needs it any more.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// How long what did not end in the time for draining may still take to be cut off.
+const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// The largest blob that is taken where there is a bucket: what S3 takes in 10,000 parts of the usual size.
 const MAX_BUCKET_BLOB_BYTES: u64 = 64 << 30;
@@ -141,6 +145,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.worker_slots > 0 {
         start_worker(&settings, &disk, storage.clone(), &instances, &dispatch, &groups).await?;
     }
+    // Now that the sandbox has started: actions are to have the usual limit.
+    open_files::raise_limit();
     let budgets = Budgets::new(memory.requests_bytes, memory.uploads_bytes);
     let page = ClusterPage {
         node_name: settings.node_name.clone(),
@@ -154,6 +160,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         port = port.with_client_tls(tls);
     }
     if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
+        // Other nodes upload nothing.
+        let budgets = Budgets::new(memory.node_requests_bytes, 0);
         let doors = node_doors(&settings, &budgets, tiered, &disk, membership);
         port = port
             .with_nodes(doors, membership.server_tls())
@@ -445,11 +453,11 @@ async fn stop(groups: &Groups, membership: Option<&Membership>, drain_timeout: D
     let drained_by = Instant::now() + drain_timeout;
     groups.meeting.shut_down(STOP_GRACE).await;
     groups.doors.shut_down(drained_by.saturating_duration_since(Instant::now())).await;
-    for group in [&groups.worker, &groups.scheduler, &groups.cleaning] {
-        group.shut_down(STOP_GRACE).await;
+    // An action whose client is gone, and what is written back, have the same time.
+    for group in [&groups.worker, &groups.scheduler, &groups.cleaning, &groups.tiers] {
+        let left = drained_by.saturating_duration_since(Instant::now());
+        group.shut_down(left.max(CUT_GRACE)).await;
     }
-    let uploads = drained_by.saturating_duration_since(Instant::now()).max(STOP_GRACE);
-    groups.tiers.shut_down(uploads).await;
     if let Some(membership) = membership {
         membership.leave().await;
     }

@@ -5,7 +5,7 @@
 //! although that may fail: gossip says that it lives. Only when it has not answered for [`DROPPED_AFTER`], it is no
 //! member any more, as it would be of no use to anyone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
 use crate::{IntroduceError, Member, MemberId, Properties};
 
@@ -23,6 +23,9 @@ const REFUSED_FOR: Duration = Duration::from_secs(30);
 
 /// For how long a member may give no answer while gossip believes it alive.
 const DROPPED_AFTER: Duration = Duration::from_secs(30);
+
+/// For how long a node that was no member yet may give no answer before the log says so.
+const MISSED_AFTER: Duration = Duration::from_secs(10);
 
 /// How many introductions run at a time.
 const MAX_INTRODUCTIONS: usize = 32;
@@ -141,6 +144,16 @@ impl Admission {
     }
 }
 
+/// An error and where it all began; what stands between says the same in other words.
+fn with_root(error: &(dyn Error + Send + Sync + 'static)) -> String {
+    let mut root: &dyn Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let (what, why) = (error.to_string(), root.to_string());
+    if what == why { what } else { format!("{what}: {why}") }
+}
+
 impl Node {
     const fn new(now: Duration) -> Self {
         Self {
@@ -165,26 +178,22 @@ impl Node {
     }
 
     /// It did not answer.
-    fn miss(
-        &mut self,
-        id: &MemberId,
-        error: &(dyn std::error::Error + Send + Sync),
-        now: Duration,
-    ) {
+    fn miss(&mut self, id: &MemberId, error: &(dyn Error + Send + Sync + 'static), now: Duration) {
         self.due = now + self.retry;
         self.retry = (self.retry * 2).min(RETRIED_LAST);
-        let is_too_long = now.saturating_sub(self.answered) >= DROPPED_AFTER;
-        if is_too_long && !self.is_logged {
+        let patience = if self.properties.is_some() { DROPPED_AFTER } else { MISSED_AFTER };
+        let error = with_root(error);
+        if now.saturating_sub(self.answered) < patience {
+            tracing::debug!(node = %id, error, "introduction failed");
+            return;
+        }
+        self.properties = None;
+        if !self.is_logged {
             self.is_logged = true;
             tracing::warn!(
-                node = %id, port = %id.port, %error,
-                "a node is no member: gossip sees it, but its port gave no answer for {DROPPED_AFTER:?}",
+                node = %id, port = %id.port, error,
+                "a node is no member: gossip sees it, but its port gave no answer for {patience:?}. Is TCP to it let through?",
             );
-        }
-        if is_too_long {
-            self.properties = None;
-        } else {
-            tracing::debug!(node = %id, %error, "introduction failed");
         }
     }
 }

@@ -37,7 +37,7 @@ impl Rivals {
             return;
         }
         self.called_out = Some(now);
-        if rival.generation > me.generation {
+        if rival > me {
             tracing::error!(
                 name = %me.name, rival = %rival.gossip,
                 "another node has this node's name and started later: the cluster counts it as the member and leaves \

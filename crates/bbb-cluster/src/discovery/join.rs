@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt, net::SocketAddr, sync::Arc, time::Duration
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 use rand::seq::IteratorRandom as _;
+use tokio::time::Instant;
 
 use super::{
     Discovery, Meeting,
@@ -16,6 +17,8 @@ use super::{
 const ALONE: Duration = Duration::from_secs(2);
 /// How long a node in company waits: it looks for halves of the cluster that were split off.
 const IN_COMPANY: Duration = Duration::from_secs(15);
+/// How long a node may be alone although there are others on its list before it says so.
+const LONELY_AFTER: Duration = Duration::from_secs(10);
 /// How many hosts a list may have.
 const MAX_HOSTS: usize = 256;
 /// How many addresses of one name are tried in one round; of more, others each time.
@@ -57,11 +60,20 @@ impl JoinList {
     /// # Errors
     /// If it is too long.
     pub fn new(hosts: Vec<HostPort>, bound: SocketAddr) -> Result<Self, JoinError> {
-        if hosts.len() > MAX_HOSTS {
-            return Err(JoinError::TooMany(hosts.len()));
-        }
+        Self::check(&hosts)?;
         let resolver = Arc::new(SystemResolver::default());
         Ok(Self { hosts, bound, resolver })
+    }
+
+    /// Whether so many hosts can be a list.
+    ///
+    /// # Errors
+    /// If they are too many.
+    pub const fn check(hosts: &[HostPort]) -> Result<(), JoinError> {
+        match hosts.len() > MAX_HOSTS {
+            true => Err(JoinError::TooMany(hosts.len())),
+            false => Ok(()),
+        }
     }
 
     /// The same list with another resolver than the system's.
@@ -75,8 +87,9 @@ impl JoinList {
         self.hosts.is_empty()
     }
 
-    /// Offers every address on the list that is neither a member's nor this node's. `faults` has a place for each host.
-    async fn go_through(&self, meeting: &Meeting, faults: &mut [Sparse]) {
+    /// Offers every address on the list that is neither a member's nor this node's, and tells whether there is one.
+    /// `faults` has a place for each host.
+    async fn go_through(&self, meeting: &Meeting, faults: &mut [Sparse]) -> bool {
         let lookups: Vec<_> =
             self.hosts.iter().zip(faults).map(|(host, fault)| self.look_up(host, fault)).collect();
         let mut lookups = stream::iter(lookups).buffer_unordered(MAX_RESOLVING);
@@ -90,6 +103,7 @@ impl JoinList {
                 }
             }
         }
+        !offered.is_empty()
     }
 
     /// The addresses of `host`, or none and a word about it once in a while.
@@ -122,16 +136,44 @@ impl JoinList {
 impl Discovery for JoinList {
     async fn run(&self, mut meeting: Meeting) {
         let mut faults: Vec<Sparse> = self.hosts.iter().map(|_| Sparse::default()).collect();
+        let mut lonely = Lonely::default();
         let stop = meeting.stop.clone();
         loop {
-            tokio::select! {
-                () = self.go_through(&meeting, &mut faults) => {}
+            let are_others = tokio::select! {
+                are_others = self.go_through(&meeting, &mut faults) => are_others,
                 () = stop.requested() => return,
+            };
+            if lonely.is_due(are_others && meeting.view().is_alone()) {
+                let me = meeting.me().gossip;
+                tracing::warn!(
+                    "alone: none of the {self} has let this node in. Do they run? Is UDP let through to them, and from them \
+                     to {me} (--advertise_host)? Have all the same --cluster_name and --secret_key? Their logs name a key \
+                     that is not theirs"
+                );
             }
             if meeting.rest(ALONE, IN_COMPANY).await.is_break() {
                 return;
             }
         }
+    }
+}
+
+/// Since when a node has been alone, and when it said so last.
+#[derive(Debug, Default)]
+struct Lonely {
+    since: Option<Instant>,
+    said: Sparse,
+}
+
+impl Lonely {
+    /// Whether it is time to say (again) that the node is alone.
+    fn is_due(&mut self, is_alone: bool) -> bool {
+        if !is_alone {
+            *self = Self::default();
+            return false;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        since.elapsed() >= LONELY_AFTER && self.said.due()
     }
 }
 

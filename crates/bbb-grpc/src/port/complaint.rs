@@ -1,6 +1,7 @@
 //! What is said in the log again and again, but not each time.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -17,6 +18,7 @@ const EVERY: Duration = Duration::from_secs(60);
 /// All that the port complains of, each with what to do.
 #[derive(Default)]
 pub(super) struct Complaints {
+    accept: Complaint,
     too_many: Complaint,
     plain: Complaint,
     no_tls: Complaint,
@@ -28,6 +30,13 @@ pub(super) struct Complaints {
 impl Complaints {
     pub(super) fn new(on_refused_node: Option<Box<OnRefusedNode>>) -> Self {
         Self { on_refused_node, ..Self::default() }
+    }
+
+    /// Connections cannot be accepted for now.
+    pub(super) fn accept(&self, error: &io::Error) {
+        self.accept.make(|left_out| {
+            tracing::warn!(%error, left_out, "cannot accept connections");
+        });
     }
 
     /// More connections came than there is room for.

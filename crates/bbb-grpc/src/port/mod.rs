@@ -228,7 +228,7 @@ async fn accept(listener: &TcpListener, entrance: &Arc<Entrance>, tasks: &TaskGr
             }
             Err(error) => {
                 // Out of file descriptors, mostly: it passes as connections close.
-                tracing::warn!(%error, "cannot accept connections");
+                entrance.complaints.accept(&error);
                 sleep(ACCEPT_AGAIN).await;
             }
         }

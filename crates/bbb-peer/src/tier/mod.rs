@@ -31,7 +31,7 @@ use crate::{
     Bounds, Connections, Peer, PeerStats,
     hints::Hints,
     stats::{Counters, add},
-    tell::Teller,
+    tell::{Hint, Teller},
     wire,
 };
 
@@ -116,13 +116,22 @@ impl PeerTier {
         wire::other_member(&self.view.borrow(), &holder).cloned()
     }
 
-    /// Another node holds blobs and has written them to the bucket.
-    pub(crate) fn heard(&self, instance: &InstanceName, digests: &[Digest], holder: &str) {
+    /// Another node holds blobs that are in the bucket. If it has written them there a moment ago, so much is known from
+    /// now on; what it knew itself from before says nothing of the time that is left to them.
+    pub(crate) fn heard(
+        &self,
+        instance: &InstanceName,
+        digests: &[Digest],
+        holder: &str,
+        is_written: bool,
+    ) {
         add(&self.counters.hints_heard, digests.len() as u64);
         for digest in digests {
             self.hints.insert(instance, *digest, holder);
         }
-        self.bucket.note_written(instance, digests);
+        if is_written {
+            self.bucket.note_written(instance, digests);
+        }
     }
 
     /// The owners of a digest, best first.
@@ -177,6 +186,8 @@ impl Bucketed {
 
     /// Writes a blob to the bucket, and tells its owners that it lies here, too.
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {
+        // What is known to be there is not written again.
+        let is_written = !self.tier.bucket.unknown(&self.instance, &[digest]).is_empty();
         self.bucket.put(digest, source).await?;
         let mut owners = self.tier.owners(digest).peekable();
         // The first owner looks on its own disk, and is asked what it has by whoever takes its place.
@@ -184,7 +195,8 @@ impl Bucketed {
             return Ok(());
         }
         let others: Vec<MemberId> = owners.filter_map(Owner::other).collect();
-        self.tier.teller.tell(&others, &self.instance, digest).await;
+        let hint = Hint { instance: self.instance.clone(), digest, is_written };
+        self.tier.teller.tell(&others, hint).await;
         Ok(())
     }
 }

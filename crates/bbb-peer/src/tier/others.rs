@@ -28,7 +28,11 @@ impl Cas for Blobs {
             let Owner::Other(owner) = owner else { return self.own.get(digest, wanted).await };
             match self.far.ask_owner(&owner, digest, wanted).await {
                 Asked::Given(blob) => return Ok(blob),
-                Asked::Missing => return Err(Error::Missing(digest)),
+                Asked::Missing => {
+                    // Or this node would take it for written when it comes again.
+                    self.far.tier.bucket.note_missing(&self.far.instance, digest);
+                    return Err(Error::Missing(digest));
+                }
                 // The second owner knows what the first did, and waits for nobody but those who hold it.
                 Asked::Lost => {}
                 Asked::Failed => break,

@@ -1,6 +1,7 @@
 //! Existence, asked of owners.
 
 use bbb_digest::Digest;
+use bbb_storage::{Error, Wanted};
 
 use crate::rig::{Rig, blob, instance};
 
@@ -70,6 +71,38 @@ async fn instances_are_walls_to_hints_too() {
     for name in ["b", "c"] {
         let cas = rig.node(name).tiered.cas(&other);
         assert_eq!(cas.find_missing(&[blob.0]).await.unwrap(), [blob.0]);
-        assert!(cas.get(blob.0, bbb_storage::Wanted::ALL).await.is_err());
+        assert!(cas.get(blob.0, Wanted::ALL).await.is_err());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owner_misses_is_written_again() {
+    let rig = Rig::of(&["a", "b", "c"]).await;
+    let blob = rig.blob_of(&["b", "c"], 2_000_007);
+    rig.node("a").put(&blob).await;
+    // Against the rules it goes away, from everywhere.
+    rig.lose_object(blob.0).await;
+    rig.nodes.iter().for_each(|node| node.lose_files(2_000_007));
+    let read = rig.node("a").cas().get(blob.0, Wanted::ALL).await;
+    assert!(matches!(read, Err(Error::Missing(_))), "{read:?}");
+    assert_eq!(rig.node("a").cas().find_missing(&[blob.0]).await.unwrap(), [blob.0]);
+    rig.node("a").put(&blob).await;
+    rig.nodes.iter().for_each(|node| node.lose_files(2_000_007));
+    rig.node("c").read(&blob).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_do_not_take_what_was_known_before_for_news() {
+    let rig = Rig::of(&["a", "b", "c"]).await;
+    let blob = rig.blob_of(&["b", "c"], 3_001);
+    rig.see("a", &["a"]);
+    rig.node("a").put(&blob).await;
+    rig.meet();
+    // It is not written again, for it is known to be there; since when, the owners cannot tell.
+    rig.node("a").put(&blob).await;
+    let (gets, heads) = (rig.gets(), rig.heads());
+    assert!(rig.node("c").cas().find_missing(&[blob.0]).await.unwrap().is_empty());
+    assert_eq!(rig.heads(), heads + 1, "the owner looks for itself");
+    rig.node("c").read(&blob).await;
+    assert_eq!(rig.gets(), gets, "it knows who holds it all the same");
 }

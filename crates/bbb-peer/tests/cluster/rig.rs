@@ -15,7 +15,8 @@ use bbb_storage::{
     conformance::{self, Faulty},
 };
 use bytes::Bytes;
-use object_store::memory::InMemory;
+use futures::TryStreamExt as _;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -132,6 +133,16 @@ impl Rig {
         let elsewhere = bucket(&Arc::new(Faulty::new(Arc::clone(&self.objects), 1)), &group);
         elsewhere.cas(&instance()).put(digest, bytes.clone().into()).await.unwrap();
         (digest, bytes)
+    }
+
+    /// Takes a blob out of the bucket behind everyone's back.
+    pub(crate) async fn lose_object(&self, digest: Digest) {
+        let (objects, hash) = (&self.objects, digest.hex());
+        let all: Vec<_> =
+            objects.list(None).map_ok(|meta| meta.location).try_collect().await.unwrap();
+        let lost: Vec<_> = all.iter().filter(|key| key.as_ref().contains(hash.as_str())).collect();
+        assert_eq!(lost.len(), 1, "{all:?}");
+        objects.delete(lost[0]).await.unwrap();
     }
 
     /// All reads that the bucket had to answer.

@@ -94,6 +94,11 @@ impl Bucket {
         }
     }
 
+    /// Another node has looked for a blob a moment ago, and it is not there: what this node knew of it is no longer so.
+    pub fn note_missing(&self, instance: &InstanceName, digest: Digest) {
+        self.existence.gone(Id::of(&self.keys.entry(Kind::Blob, instance, digest)));
+    }
+
     /// Those of the blobs that are not known to be there without a look.
     pub fn unknown(&self, instance: &InstanceName, digests: &[Digest]) -> Vec<Digest> {
         let is_known = |digest: &Digest| {

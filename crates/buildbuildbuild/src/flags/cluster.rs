@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use bbb_cluster::{HostPort, SecretKey, UdpTarget};
+use bbb_cluster::{HostPort, JoinList, SecretKey, UdpTarget};
 
 use super::{
     defaults::Machine,
@@ -190,7 +190,8 @@ fn udp_targets(flags: &Flags, machine: &Machine, hosts: Option<&Hosts>) -> Resul
 fn join_list(list: Option<&str>) -> Result<Vec<HostPort>, Refusal> {
     let Some(list) = list else { return Ok(Vec::new()) };
     let hosts = list.split(',').map(|host| host.trim().parse::<HostPort>());
-    let hosts = hosts.collect::<Result<_, _>>();
+    let hosts = hosts.collect::<Result<Vec<_>, _>>();
+    let hosts = hosts.and_then(|hosts| JoinList::check(&hosts).map(|()| hosts));
     hosts.map_err(|error| Refusal::value("join", list, error.to_string()))
 }
 

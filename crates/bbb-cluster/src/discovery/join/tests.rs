@@ -40,7 +40,7 @@ async fn offers_all_addresses_of_a_name_but_its_own_and_does_so_at_once() {
     let own = ["10.0.0.1:7946", "192.168.0.1:7946", "[::ffff:10.0.0.1]:7946"];
     zone.set("a:7946", &[&own[..], &["10.0.0.2:7946", "[fd00::2]:7946", "10.0.0.2:7946"]].concat());
     let mut bed = bed("a:7946", &zone);
-    let from = tokio::time::Instant::now();
+    let from = Instant::now();
     let found = BTreeSet::from([bed.next().await, bed.next().await]);
     assert_eq!(found, BTreeSet::from([address("10.0.0.2:7946"), address("[fd00::2]:7946")]));
     assert_eq!(from.elapsed(), Duration::ZERO);
@@ -57,7 +57,7 @@ async fn asks_again_while_alone_and_hears_of_changes() {
         assert_eq!(bed.next().await, address("10.0.0.2:1"));
     }
     zone.set("a:1", &["10.0.0.3:1"]);
-    let from = tokio::time::Instant::now();
+    let from = Instant::now();
     assert_eq!(bed.next().await, address("10.0.0.3:1"));
     assert!(from.elapsed() < 2 * ALONE);
     zone.set("nobody:1", &["10.0.0.4:1"]);
@@ -74,7 +74,7 @@ async fn goes_on_in_company_with_those_who_are_not_there() {
     bed.next().await;
     bed.next().await;
     bed.sees([node("other", "10.0.0.2:1")]);
-    let from = tokio::time::Instant::now();
+    let from = Instant::now();
     for _ in 0..3 {
         assert_eq!(bed.next().await, address("10.0.0.3:1"));
     }
@@ -82,7 +82,7 @@ async fn goes_on_in_company_with_those_who_are_not_there() {
     bed.sees([node("other", "10.0.0.2:1"), node("third", "10.0.0.3:1")]);
     bed.quiet(IN_COMPANY * 4).await;
     bed.sees([]);
-    let from = tokio::time::Instant::now();
+    let from = Instant::now();
     bed.next().await;
     assert!(from.elapsed() < 2 * ALONE, "alone again");
     bed.stop().await;
@@ -125,4 +125,17 @@ fn reads_lists() {
     );
     let many = "a:1,".repeat(MAX_HOSTS + 1);
     assert_eq!(JoinList::parse(&many, bound).unwrap_err(), JoinError::TooMany(MAX_HOSTS + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_after_a_while_that_nobody_lets_it_in() {
+    let mut lonely = Lonely::default();
+    let mut said = Vec::new();
+    for second in 0..100 {
+        if lonely.is_due(second != 80) {
+            said.push(second);
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(said, [10, 70, 91]);
 }
