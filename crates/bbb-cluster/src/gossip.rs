@@ -171,6 +171,9 @@ impl Gossip {
             self.suspects.pardon();
         }
         while let Some(timer) = self.effects.timers.take_due(now) {
+            if self.is_refuted(&timer) {
+                continue;
+            }
             let outcome = self.foca.handle_timer(timer, &mut self.effects);
             note("timer", self.me().gossip, outcome);
         }
@@ -179,6 +182,17 @@ impl Gossip {
             self.round();
         }
         self.settle();
+    }
+
+    /// Whether it is about a suspicion that is none any more. The library does nothing then either, but tells the member that
+    /// it is gone (foca 2.0 sends `TurnUndead` whatever became of the suspect), which then comes back in a new generation.
+    fn is_refuted(&self, timer: &Timer<Node>) -> bool {
+        let Timer::ChangeSuspectToDown { member_id, incarnation, .. } = timer else { return false };
+        !self.foca.iter_members().any(|member| {
+            member.id() == member_id
+                && member.incarnation() == *incarnation
+                && member.state() == State::Suspect
+        })
     }
 
     /// Tells some members that this node leaves. Called again, it tells others.
