@@ -281,7 +281,7 @@ impl Gossip {
             }
             _ => {
                 // It is greeted until it is a member: the announcement may get lost.
-                self.strangers.found(from.gossip, self.effects.now);
+                self.strangers.told(from.gossip, source.ip(), self.effects.now);
                 let outcome = self.foca.announce(hello.from, &mut self.effects);
                 note("announcement", from.gossip, outcome);
             }
