@@ -264,7 +264,8 @@ impl Gossip {
             self.strangers.forget(source);
         }
         self.neighbours.heard(&hello.from, self.effects.now);
-        if let Some(known) = hello.known
+        // A greeting of another node that a stranger sends on is no news of this one.
+        if let Some(known) = hello.known.filter(|known| known.gossip == self.me().gossip)
             && (known.generation > self.me().generation
                 || known.is_down && known.generation == self.me().generation)
         {
@@ -394,6 +395,7 @@ impl Gossip {
         let member =
             self.foca.iter_membership_state().find(|member| member.id().id().gossip == address)?;
         Some(Known {
+            gossip: address,
             generation: member.id().id().generation,
             is_down: member.state() == State::Down,
         })

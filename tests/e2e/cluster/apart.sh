@@ -71,7 +71,7 @@ buckets_apart() {
 
 weak_key() {
   local key
-  for key in secret password12345678 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; do
+  for key in hunter2 password12345678 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; do
     timeout 20 "$binary" --node_name=weak --listen=127.0.0.1 --port="$(free_port)" --cache_dir="$work/weak" \
       --bucket="file://$work/bucket" --secret_key="$key" >"$log" 2>&1 </dev/null
     check "weak key $key: refused" not equal $? 0

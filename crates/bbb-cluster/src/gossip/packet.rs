@@ -4,6 +4,8 @@
 //! is known, and how to ask a suspect directly. Packets are sealed further out: who made them has a key of the
 //! cluster, and still no bytes make a reader panic.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::identity::Node;
@@ -41,6 +43,8 @@ pub(crate) struct Hello {
 /// What a node knows of another's address: the newest generation that it saw there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
+    /// The address.
+    pub(crate) gossip: SocketAddr,
     /// The generation.
     pub(crate) generation: u64,
     /// Whether it is taken for gone, so that only a newer one can be a member.

@@ -57,7 +57,7 @@ fn the_newer_generation_wins_and_there_is_always_a_winner() {
 
 #[test]
 fn packets_are_read_as_they_were_written() {
-    let known = Some(Known { generation: 3, is_down: true });
+    let known = Some(Known { gossip: address(1), generation: 3, is_down: true });
     let packets = [
         Packet::Swim(b"swim"),
         Packet::Hello(Hello { from: node("a", 1), known, wants_answer: true }),
@@ -151,7 +151,11 @@ fn two_that_make_each_other_renew_do_not_do_so_for_ever() {
     let from = Node::try_from(MemberId { gossip: address(9), ..id("other", 1) }).unwrap();
     for _ in 0..1_000 {
         // It claims to have seen a newer generation each time.
-        let known = Some(Known { generation: gossip.me().generation + 5, is_down: false });
+        let known = Some(Known {
+            gossip: address(1),
+            generation: gossip.me().generation + 5,
+            is_down: false,
+        });
         let hello = Packet::Hello(Hello { from: from.clone(), known, wants_answer: true });
         gossip.receive(address(9), &hello.encode(), SECOND * 2);
     }
@@ -164,7 +168,7 @@ fn numbers_at_their_ends_do_no_harm() {
     let from =
         Node::try_from(MemberId { gossip: address(9), ..id("other", MAX_GENERATION) }).unwrap();
     for generation in [u64::MAX, MAX_GENERATION] {
-        let known = Some(Known { generation, is_down: true });
+        let known = Some(Known { gossip: address(1), generation, is_down: true });
         let hello = Packet::Hello(Hello { from: from.clone(), known, wants_answer: true });
         gossip.receive(address(9), &hello.encode(), SECOND * 2);
     }
