@@ -58,7 +58,7 @@ pub fn greeting(settings: &Settings, bound: Bound) -> Greeting {
     lines.extend(settings.notes().iter().cloned());
     let mut warnings = settings.not_yet().to_vec();
     warnings.extend(open_executor(settings, bound.port));
-    warnings.extend(cluster.and_then(|(cluster, gossip)| open_cluster(cluster, gossip)));
+    warnings.extend(cluster.and_then(|(cluster, gossip)| open_cluster(settings, cluster, gossip)));
     warnings.extend(cluster.and_then(|(cluster, _)| unreachable_port(cluster, bound.port)));
     Greeting { lines, warnings }
 }
@@ -113,11 +113,16 @@ fn open_executor(settings: &Settings, bound: SocketAddr) -> Option<String> {
 }
 
 /// Anybody could join.
-fn open_cluster(cluster: &ClusterFlags, gossip: SocketAddr) -> Option<String> {
+fn open_cluster(settings: &Settings, cluster: &ClusterFlags, gossip: SocketAddr) -> Option<String> {
+    // What is asked of clients does not stand in the way between nodes.
+    let past_the_guards = match settings.required_header.is_some() || has_client_ca(settings) {
+        true => ", without what is asked of clients",
+        false => "",
+    };
     let open = cluster.secret_keys.is_empty() && !gossip.ip().is_loopback();
     open.then(|| {
         format!(
-            "no --secret_key: whoever reaches {} can join the cluster {}, read and write what it stores",
+            "no --secret_key: whoever reaches {} can join the cluster {}, read and write what it stores{past_the_guards}",
             cluster.advertised_gossip(gossip),
             cluster.name
         )
@@ -249,6 +254,10 @@ mod tests {
             open.warnings[0].starts_with("no --secret_key: whoever reaches 192.0.2.1:7946"),
             "{open:?}"
         );
+        assert!(!open.warnings[0].contains("asked of clients"), "{open:?}");
+        let required_header = Some("x-key=v".to_owned());
+        let guarded = greet(Flags { required_header, ..cluster(None) }, "10.1.2.3:1234");
+        assert!(guarded.warnings[0].ends_with(", without what is asked of clients"), "{guarded:?}");
         let sealed = greet(cluster(Some(KEY)), "10.1.2.3:1234");
         assert!(sealed.lines[3].contains("which is sealed with its key;"), "{sealed:?}");
         assert!(sealed.warnings.is_empty() && !format!("{sealed:?}").contains(KEY));
