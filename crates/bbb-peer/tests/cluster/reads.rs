@@ -102,6 +102,7 @@ async fn an_owner_that_has_lost_its_disk_finds_what_others_hold() {
     let blob = rig.blob_of(&["b", "c"], 2_000_003);
     rig.node("b").put(&blob).await;
     rig.node("c").read(&blob).await;
+    rig.node("c").keeps(blob.0).await;
     rig.node("b").lose_files(2_000_003);
     rig.node("a").read(&blob).await;
     rig.node("b").read(&blob).await;

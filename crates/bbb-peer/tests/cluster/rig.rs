@@ -264,6 +264,16 @@ impl Node {
         self.near.cas(&instance()).find_missing(&[digest]).await.unwrap().is_empty()
     }
 
+    /// Waits until a blob is on the disk here that was read a moment ago: it is given before it is kept.
+    pub(crate) async fn keeps(&self, digest: Digest) {
+        let keeping = async {
+            while !self.holds(digest).await {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), keeping).await.expect("it is kept");
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.member.id.name
     }

@@ -36,7 +36,8 @@ async fn an_action_sees_nothing_of_the_one_before() {
             assert_eq!(rig.stdout(&looked).await, expected);
             assert_eq!(rig.stderr(&looked).await, "");
         }
-        assert!(rig.folders().len() <= 2, "{:?}", rig.folders());
+        // One too many is there for as long as an emptied one is looked over.
+        until(|| rig.folders().len() <= 2).await;
     }
 }
 
