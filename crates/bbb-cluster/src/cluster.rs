@@ -29,7 +29,9 @@ mod rivals;
 mod tests;
 
 /// How long an introduction may take.
-pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
+///
+/// With the connection that may have to be made first: in a network that loses packets each loss costs a second at first.
+pub const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most bytes that an [`Envelope`] may add to a packet.
 pub const MAX_SEAL_BYTES: usize = 112;

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// How long this node waits for others.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Until a connection is accepted.
+    /// Until a connection is accepted. The first packet is sent again after a second (RFC 6298), if it is lost.
     pub connect: Duration,
     /// Until the other node has proven itself after that.
     pub handshake: Duration,
@@ -35,7 +35,7 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(1),
+            connect: Duration::from_millis(2_500),
             handshake: Duration::from_secs(2),
             ping_after: Duration::from_secs(1),
             ping: Duration::from_secs(2),

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The largest message that another node may send: hints and digests take some hundred kilobytes.
-const MAX_MESSAGE_BYTES: usize = 4 << 20;
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// The longest name of a holder that is remembered: no member has a longer one.
 const MAX_HOLDER_BYTES: usize = 128;

@@ -124,5 +124,5 @@ lossy() {
   node_signal n7 KILL
   check "lossy: a killed node is noticed even so" see 15 n1 n2 n3 -- n1 n2 n3 n4 n5 n6 n8 n9 n10
   net_node n7
-  check "lossy: and joins" together 20 "${members[@]}"
+  check "lossy: and joins" together 40 "${members[@]}"
 }

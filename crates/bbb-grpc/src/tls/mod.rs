@@ -27,7 +27,7 @@ use crate::causes::with_causes;
 mod validity;
 
 /// How often the files are looked at.
-const CHECK_EVERY: Duration = Duration::from_secs(60);
+const CHECK_EVERY: Duration = Duration::from_secs(15);
 
 /// The largest file that is read, in bytes. Bundles of all public authorities are a tenth of it.
 const MAX_FILE_BYTES: u64 = 4 << 20;
