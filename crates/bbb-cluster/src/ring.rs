@@ -3,7 +3,7 @@
 //! Each member has a score for each key, and those with the highest own it: when a member comes or goes, only
 //! its own share moves.
 
-use crate::{ClusterView, MemberId};
+use crate::{ClusterView, Member, MemberId};
 
 /// How many owners a key has: the first one serves it, the second one was or will be the first when another
 /// member comes or goes.
@@ -21,8 +21,9 @@ impl ClusterView {
         }
         let key = u64::from_le_bytes(word);
         let mut best: [Option<(u64, &MemberId)>; OWNERS] = [None; OWNERS];
-        for member in self.members().iter().filter(|member| !member.properties.is_leaving) {
-            let mut scored = Some((score(seed(&member.id.name), key), &member.id));
+        let stay = |(member, _): &(&Member, &u64)| !member.properties.is_leaving;
+        for (member, seed) in self.members().iter().zip(&*self.seeds).filter(stay) {
+            let mut scored = Some((score(*seed, key), &member.id));
             for place in &mut best {
                 if scored > *place {
                     std::mem::swap(place, &mut scored);
@@ -35,7 +36,7 @@ impl ClusterView {
 
 /// What stands for a member in its scores: FNV-1a of its name. It stays where it is when it starts again, since what it
 /// holds does too.
-fn seed(name: &str) -> u64 {
+pub(crate) fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
@@ -56,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Member, Properties};
+    use crate::Properties;
 
     /// Enough that chance alone moves a share of ten by less than a twentieth of it.
     const KEYS: u64 = 20_000;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Member, MemberId};
+use crate::{Member, MemberId, ring::seed};
 
 /// All members that this node has met and admitted, itself among them, sorted by name and generation.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +10,8 @@ pub struct ClusterView {
     /// This node.
     me: MemberId,
     members: Arc<[Member]>,
+    /// What stands for each of them where owners are looked for, in the same order: made once, needed for each digest.
+    pub(crate) seeds: Arc<[u64]>,
 }
 
 impl ClusterView {
@@ -18,7 +20,8 @@ impl ClusterView {
         let id = me.id.clone();
         let mut members: Vec<Member> = others.into_iter().chain([me]).collect();
         members.sort_by(|a, b| (&a.id.name, a.id.generation).cmp(&(&b.id.name, b.id.generation)));
-        Self { me: id, members: members.into() }
+        let seeds = members.iter().map(|member| seed(&member.id.name)).collect();
+        Self { me: id, members: members.into(), seeds }
     }
 
     /// This node.
