@@ -6,10 +6,12 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use crate::Refusal;
 
 /// How often an address is named at most.
 const EVERY: Duration = Duration::from_mins(1);
@@ -45,10 +47,17 @@ impl RefusalLog {
         }
     }
 
+    /// Logs that a packet did not open and why. Noise is worth no line.
+    pub fn packet(&self, from: SocketAddr, refusal: Refusal) {
+        if refusal.is_noise() {
+            tracing::trace!(%from, %refusal, "{} not taken", self.what);
+        } else {
+            self.warn(Instant::now(), from.ip(), &refusal);
+        }
+    }
+
     /// Whether a refusal is to be said, and how many before it were not.
-    ///
-    /// For those that want their own words; [`warn`](Self::warn) has some.
-    pub fn admit(&self, now: Instant, from: IpAddr) -> Option<u64> {
+    fn admit(&self, now: Instant, from: IpAddr) -> Option<u64> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = Some(from.to_canonical());
         if !entries.contains_key(&key) && entries.len() >= MAX_ADDRESSES {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use bbb_cluster::{
     BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    OwnProperties, Properties, Purpose, Refusal, RefusalLog, Sealer, Udp,
+    OwnProperties, Properties, Purpose, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
@@ -281,12 +281,7 @@ impl Envelope for Sealed {
         match self.sealer.open(SystemTime::now(), datagram) {
             Ok(opened) => Some(opened.payload),
             Err(refusal) => {
-                // Networks double packets: a replay is no news.
-                if refusal.is_noise() || refusal == Refusal::Replayed {
-                    tracing::trace!(%from, %refusal, "a gossip packet was not taken");
-                } else {
-                    self.refused.warn(Instant::now(), from.ip(), &refusal);
-                }
+                self.refused.packet(from, refusal);
                 None
             }
         }

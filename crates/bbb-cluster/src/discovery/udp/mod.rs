@@ -26,7 +26,7 @@ use super::{
     contact::{Contact, MAX_CONTACT_BYTES},
     jitter,
 };
-use crate::{KeyRing, Purpose, Refusal, RefusalLog, Sealer};
+use crate::{KeyRing, Purpose, RefusalLog, Sealer};
 
 use gate::Gate;
 use station::Station;
@@ -69,19 +69,13 @@ impl Udp {
 
     /// What someone of this cluster said.
     fn open(&self, packet: &[u8], from: SocketAddr) -> Option<Contact> {
-        let opened = match self.sealer.open(SystemTime::now(), packet) {
-            Ok(opened) => opened,
+        match self.sealer.open(SystemTime::now(), packet) {
+            Ok(opened) => Contact::decode(&opened.payload),
             Err(refusal) => {
-                // Networks double packets: a replay is no news, and says nothing new.
-                if refusal.is_noise() || refusal == Refusal::Replayed {
-                    tracing::trace!(%from, %refusal, "an announcement was not taken");
-                } else {
-                    self.refused.warn(std::time::Instant::now(), from.ip(), &refusal);
-                }
-                return None;
+                self.refused.packet(from, refusal);
+                None
             }
-        };
-        Contact::decode(&opened.payload)
+        }
     }
 
     /// Takes a packet: a node that is not known is offered. Whether it called, and so is to be answered.
