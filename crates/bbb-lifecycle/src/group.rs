@@ -25,6 +25,14 @@ impl Stop {
         self.0.cancelled().await;
     }
 
+    /// Does something until the group is asked to stop; none if that came first.
+    pub async fn until_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.requested() => None,
+        }
+    }
+
     /// Whether the group was asked to stop.
     pub fn is_requested(&self) -> bool {
         self.0.is_cancelled()

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bbb_cluster::{ClusterView, MemberId};
-use bbb_lifecycle::{Stop, TaskGroup};
+use bbb_lifecycle::TaskGroup;
 use rustls::pki_types::ServerName;
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
@@ -89,7 +89,9 @@ impl Connections {
                 before = now;
             }
         };
-        group.spawn("connections", until(stop, follow));
+        group.spawn("connections", async move {
+            stop.until_requested(follow).await;
+        });
     }
 
     /// The way to a node. Nothing is sent yet.
@@ -142,15 +144,9 @@ where
 {
     fn execute(&self, task: F) {
         let stop = self.group.stop();
-        self.group.spawn("peer connection", until(stop, async move { drop(task.await) }));
-    }
-}
-
-/// Goes on until the work ends or the word to stop comes.
-pub(crate) async fn until(stop: Stop, work: impl Future<Output = ()> + Send) {
-    tokio::select! {
-        () = work => {}
-        () = stop.requested() => {}
+        self.group.spawn("peer connection", async move {
+            stop.until_requested(task).await;
+        });
     }
 }
 

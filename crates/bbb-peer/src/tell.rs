@@ -17,7 +17,6 @@ use tokio::{
 use crate::{
     CallError, Connections,
     call::WaitsFor,
-    connections::until,
     proto,
     stats::{Counters, add},
     wire,
@@ -96,7 +95,10 @@ impl Teller {
                 drop(waiting);
                 let (teller, owner) = (Arc::clone(self), owner.clone());
                 let stop = self.group.stop();
-                self.group.spawn("hints", until(stop, teller.send_all(owner)));
+                let tell = async move {
+                    stop.until_requested(teller.send_all(owner)).await;
+                };
+                self.group.spawn("hints", tell);
             }
         }
         Some(known)

@@ -48,10 +48,7 @@ impl Slots {
                     tracing::debug!(worker = self.offer.name, %error, "worker is not taken on");
                 }
             }
-            tokio::select! {
-                () = time::sleep(ATTACH_AGAIN) => {}
-                () = stop.requested() => {}
-            }
+            stop.until_requested(time::sleep(ATTACH_AGAIN)).await;
         }
     }
 

@@ -182,10 +182,7 @@ impl Membership {
                     about.load.send_replace(load(&disk, dispatch.as_ref()).await);
                 }
             };
-            tokio::select! {
-                () = measure => {}
-                () = stop.requested() => {}
-            }
+            stop.until_requested(measure).await;
         });
     }
 

@@ -83,10 +83,7 @@ impl Meeting {
 
     /// Hands an address on and waits for room, but not longer than the node lives.
     async fn offer(&self, address: SocketAddr) {
-        tokio::select! {
-            _ = self.found.send(address) => {}
-            () = self.stop.requested() => {}
-        }
+        self.stop.until_requested(self.found.send(address)).await;
     }
 
     /// Hands an address on if there is room: what does not wait is found again.

@@ -9,7 +9,7 @@
 //!
 //! The room knows nothing of what the doors do, nor of how nodes come by their certificates.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bbb_lifecycle::{Stop, TaskGroup};
 use tokio::{
@@ -105,18 +105,19 @@ impl Port {
         let sweeper_stop = tasks.stop();
         tasks.spawn("uploads", async move {
             let mut ticks = interval(SWEEP_EVERY);
-            until(&sweeper_stop, async {
-                loop {
-                    ticks.tick().await;
-                    uploads.iter().for_each(|uploads| uploads.sweep());
-                }
-            })
-            .await;
+            sweeper_stop
+                .until_requested(async {
+                    loop {
+                        ticks.tick().await;
+                        uploads.iter().for_each(|uploads| uploads.sweep());
+                    }
+                })
+                .await;
         });
         if let Some(tls) = self.client_tls.clone() {
             let stop = tasks.stop();
             tasks.spawn("certificates", async move {
-                until(&stop, tls.keep_current()).await;
+                stop.until_requested(tls.keep_current()).await;
             });
         }
         let health = self.clients.health();
@@ -126,19 +127,11 @@ impl Port {
             if let Some(health) = &health {
                 health.announce(ServingStatus::Serving).await;
             }
-            until(&stop, accept(&listener, &entrance, &owner)).await;
+            stop.until_requested(accept(&listener, &entrance, &owner)).await;
             if let Some(health) = &health {
                 health.announce(ServingStatus::NotServing).await;
             }
         });
-    }
-}
-
-/// Does something until the word to stop comes; none if that came first.
-async fn until<T>(stop: &Stop, work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        () = stop.requested() => None,
     }
 }
 
@@ -172,7 +165,8 @@ impl Entrance {
         place: OwnedSemaphorePermit,
         stop: &Stop,
     ) {
-        let arrival = until(stop, timeout(ARRIVAL_TIMEOUT, self.ways.arrive(stream))).await;
+        let arrival =
+            stop.until_requested(timeout(ARRIVAL_TIMEOUT, self.ways.arrive(stream))).await;
         drop(place);
         let arrived = match arrival {
             Some(Ok(Ok(arrived))) => arrived,
@@ -186,7 +180,8 @@ impl Entrance {
         if arrived.is_plain() && self.ways.want_tls() {
             self.complaints.plain(from);
         }
-        let Some(window) = until(stop, self.window(arrived.side, from)).await.flatten() else {
+        let Some(window) = stop.until_requested(self.window(arrived.side, from)).await.flatten()
+        else {
             return;
         };
         let Arrived { version, doors, .. } = arrived;

@@ -103,10 +103,7 @@ impl Bucket {
                 }
             }
         };
-        tokio::select! {
-            () = keep => {}
-            () = stop.requested() => {}
-        }
+        stop.until_requested(keep).await;
         if let Err(error) = self.store.delete(&self.mark_key(mark)).await {
             tracing::debug!(%error, "cannot take this node's mark away");
         }

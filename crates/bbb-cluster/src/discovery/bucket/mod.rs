@@ -220,10 +220,7 @@ impl Discovery for BucketList {
             let tried = Notify::new();
             let writing = self.write_on(meeting.clone(), &mut written, &tried);
             let reading = self.read_on(meeting.clone(), &tried);
-            tokio::select! {
-                _ = future::join(writing, reading) => {}
-                () = meeting.stop.requested() => {}
-            }
+            meeting.stop.until_requested(future::join(writing, reading)).await;
         }
         if let Some(own) = written
             && !matches!(timeout(FAREWELL_WAIT, self.store.delete(&own)).await, Ok(Ok(())))

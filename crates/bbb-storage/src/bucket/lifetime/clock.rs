@@ -102,10 +102,7 @@ impl ServerClock {
             {
                 tracing::debug!(%error, "cannot read the bucket's clock");
             }
-            tokio::select! {
-                () = stop.requested() => {}
-                () = time::sleep(CHECK_INTERVAL) => {}
-            }
+            stop.until_requested(time::sleep(CHECK_INTERVAL)).await;
         }
     }
 

@@ -150,10 +150,7 @@ impl Collector {
             }
         };
         // Wherever it is cut off, it does no harm.
-        tokio::select! {
-            () = stop.requested() => {}
-            () = collect => {}
-        }
+        stop.until_requested(collect).await;
         let _ = time::timeout(RELEASE_TIMEOUT, self.lease.release()).await;
     }
 

@@ -75,10 +75,7 @@ impl Doomed {
                 window = window.max(Window::ending_after(clock.now()));
             }
         };
-        tokio::select! {
-            () = stop.requested() => {}
-            () = read => {}
-        }
+        stop.until_requested(read).await;
     }
 
     async fn read(&self, window: Window) -> Result<(), Failure> {

@@ -142,10 +142,7 @@ impl Lifetime {
         group.spawn("bucket doomed", async move { life.doomed.run(&life.clock, &stop).await });
         let (life, stop) = (Arc::clone(&lifetime), group.stop());
         group.spawn("bucket renewals", async move {
-            tokio::select! {
-                () = stop.requested() => {}
-                () = life.renew_queued(queue) => {}
-            }
+            stop.until_requested(life.renew_queued(queue)).await;
         });
         let (collector, stop) = (Collector::new(Arc::clone(&lifetime), honours), group.stop());
         group.spawn("bucket collector", async move { collector.run(&stop).await });
