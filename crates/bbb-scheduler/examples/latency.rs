@@ -11,8 +11,8 @@ use std::{
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_scheduler::{
-    ActionKey, Assignment, Dispatch, DispatchError, Outcome, Platform, Progress, Scheduler,
-    Submission, WorkerLink, WorkerOffer, core::Limits,
+    ActionKey, Assignment, Dispatch, DispatchError, Outcome, Progress, Scheduler, Submission,
+    WorkerLink, WorkerOffer, core::Limits,
 };
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -23,8 +23,8 @@ const ACTIONS: u64 = 20_000;
 async fn main() -> Result<(), DispatchError> {
     let group = TaskGroup::new("example");
     let scheduler = Scheduler::start(&group, Limits::default());
-    let offer = WorkerOffer { name: "w".into(), slots: 64, platform: Platform::default() };
-    group.spawn("worker", work(scheduler.attach(offer).await?));
+    let offer = WorkerOffer::of("w", 64);
+    group.spawn("worker", work(scheduler.attach(offer, Vec::new()).await?));
     for clients in [1, 64] {
         let start = cpu_time();
         let (tell, mut told) = mpsc::channel(64);
@@ -55,17 +55,10 @@ async fn main() -> Result<(), DispatchError> {
 }
 
 async fn run(scheduler: &dyn Dispatch, number: u64) {
-    let submission = Submission {
-        key: ActionKey {
-            instance: InstanceName::default(),
-            action: Digest::of(Function::Sha256, &number.to_be_bytes()),
-        },
-        mergeable: true,
-        requirement: Platform::default(),
-        timeout: Duration::from_secs(60),
-        priority: 0,
-        invocation: String::new(),
-    };
+    let submission = Submission::of(ActionKey {
+        instance: InstanceName::default(),
+        action: Digest::of(Function::Sha256, &number.to_be_bytes()),
+    });
     let Ok(mut watch) = scheduler.submit(submission).await else { return };
     let mut state = watch.current();
     while !state.stage.is_completed() {

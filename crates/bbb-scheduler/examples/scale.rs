@@ -44,7 +44,7 @@ fn main() {
     let start = cpu_time();
     for worker in 0..WORKERS {
         let name = format!("worker-{worker}");
-        let offer = WorkerOffer { name, slots: SLOTS, platform: platform(worker % 2) };
+        let offer = WorkerOffer { platform: platform(worker % 2), ..WorkerOffer::of(name, SLOTS) };
         if let Err(full) = core.join_worker(now(), WorkerId(worker), offer) {
             println!("refused: {full:?}");
         }
@@ -98,15 +98,14 @@ fn platform(kind: u64) -> Platform {
 fn submission(action: u64) -> Submission {
     let build = action.wrapping_mul(0x9e37_79b9_7f4a_7c15) % BUILDS;
     Submission {
-        key: ActionKey {
-            instance: InstanceName::default(),
-            action: Digest::of(Function::Sha256, &action.to_be_bytes()),
-        },
-        mergeable: true,
         requirement: platform(action % 2),
         timeout: Duration::from_secs(600),
         priority: i32::try_from(action % 3).unwrap_or_default(),
-        invocation: format!("9b1c6b1e-8a5e-4a3c-8f7e-{build:012}"),
+        invocation: format!("9b1c6b1e-8a5e-4a3c-8f7e-{build:012}").into(),
+        ..Submission::of(ActionKey {
+            instance: InstanceName::default(),
+            action: Digest::of(Function::Sha256, &action.to_be_bytes()),
+        })
     }
 }
 

@@ -3,13 +3,16 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bbb_digest::InstanceName;
 use tokio::sync::watch;
 
-use crate::{OperationId, OperationState, Submission, WorkerLink, WorkerOffer};
+use crate::{
+    Demand, Holding, OperationId, OperationState, Platform, Submission, WorkerLink, WorkerOffer,
+};
 
 /// Hands work to workers and tells what becomes of it.
 #[async_trait]
@@ -46,12 +49,18 @@ pub trait Dispatch: Send + Sync + fmt::Debug + 'static {
     /// [`DispatchError::Stopped`] if the scheduler is gone.
     async fn forget(&self, id: OperationId) -> Result<(), DispatchError>;
 
-    /// Takes a worker on. It leaves by dropping its link.
+    /// Takes a worker on, with the tasks that it has. For each of them the worker hears
+    /// [`ToWorker::Keep`](crate::ToWorker::Keep) or [`ToWorker::Abandon`](crate::ToWorker::Abandon). It leaves by
+    /// dropping its link.
     ///
     /// # Errors
     /// [`DispatchError::Full`] if there are too many workers, [`DispatchError::Stopped`] if the scheduler
     /// is gone.
-    async fn attach(&self, offer: WorkerOffer) -> Result<WorkerLink, DispatchError>;
+    async fn attach(
+        &self,
+        offer: WorkerOffer,
+        holdings: Vec<Holding>,
+    ) -> Result<WorkerLink, DispatchError>;
 
     /// What is going on, for pages and for whoever has to decide about more workers.
     ///
@@ -120,6 +129,29 @@ pub struct Snapshot {
     pub completed: usize,
     /// The workers, by name.
     pub workers: Vec<WorkerState>,
+    /// What is asked for, by what it asks for.
+    pub pools: Vec<PoolState>,
+    /// How many tasks were given to workers since this scheduler began.
+    pub granted: u64,
+    /// How long those had waited for it, together.
+    pub waited: Duration,
+}
+
+/// The operations that ask for the same, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolState {
+    /// What they ask for.
+    pub requirement: Platform,
+    /// What each takes of a worker beside a slot.
+    pub demand: Demand,
+    /// How many wait.
+    pub queued: usize,
+    /// How many workers have.
+    pub executing: usize,
+    /// How long the one that has waited longest has.
+    pub oldest_wait: Duration,
+    /// The slots of workers that can run them, busy ones included.
+    pub slots: u64,
 }
 
 /// A worker at one moment.
@@ -139,21 +171,19 @@ pub struct WorkerState {
 pub struct Watch {
     states: watch::Receiver<Arc<OperationState>>,
     id: OperationId,
-    dropped: Weak<Dropped>,
+    watched: Weak<Watched>,
 }
 
 /// The operations that someone ceased to watch since this was last asked: each at most as often as there
 /// were watches of it.
 #[derive(Debug, Default)]
-pub(crate) struct Dropped(Mutex<Vec<OperationId>>);
+pub struct Watched(Mutex<Vec<OperationId>>);
 
 impl Watch {
-    pub(crate) fn new(
-        states: watch::Receiver<Arc<OperationState>>,
-        dropped: &Arc<Dropped>,
-    ) -> Self {
+    /// A watch of these states. That it was dropped will be found in `watched`.
+    pub fn new(states: watch::Receiver<Arc<OperationState>>, watched: &Arc<Watched>) -> Self {
         let id = states.borrow().id;
-        Self { states, id, dropped: Arc::downgrade(dropped) }
+        Self { states, id, watched: Arc::downgrade(watched) }
     }
 
     /// The state now. Counts as seen.
@@ -171,14 +201,15 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(dropped) = self.dropped.upgrade() {
-            dropped.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
+        if let Some(watched) = self.watched.upgrade() {
+            watched.0.lock().unwrap_or_else(PoisonError::into_inner).push(self.id);
         }
     }
 }
 
-impl Dropped {
-    pub(crate) fn take(&self) -> Vec<OperationId> {
+impl Watched {
+    /// Those whose watches were dropped.
+    pub fn take_dropped(&self) -> Vec<OperationId> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

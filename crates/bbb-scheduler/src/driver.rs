@@ -24,10 +24,10 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    Dispatch, DispatchError, Filter, FromWorker, Listing, OperationId, OperationState, Page,
-    Snapshot, Stage, StageKind, Submission, ToWorker, Watch, WorkerLink, WorkerOffer,
+    Dispatch, DispatchError, Filter, FromWorker, Holding, Listing, OperationId, OperationState,
+    Page, Snapshot, Stage, StageKind, Submission, ToWorker, Watch, Watched, WorkerLink,
+    WorkerOffer,
     core::{Core, Effect, Limits, Now, WorkerId},
-    dispatch::Dropped,
 };
 
 /// How many requests wait for the driver before their senders do.
@@ -53,7 +53,7 @@ enum Request {
     List(Filter, Page, Reply<Listing>),
     Cancel(OperationId, Reply<()>),
     Forget(OperationId, Reply<()>),
-    Attach(WorkerOffer, Reply<Result<WorkerLink, DispatchError>>),
+    Attach(WorkerOffer, Vec<Holding>, Reply<Result<WorkerLink, DispatchError>>),
     Snapshot(Reply<Snapshot>),
 }
 
@@ -97,8 +97,12 @@ impl Dispatch for Scheduler {
         self.ask(|reply| Request::Forget(id, reply)).await
     }
 
-    async fn attach(&self, offer: WorkerOffer) -> Result<WorkerLink, DispatchError> {
-        self.ask(|reply| Request::Attach(offer, reply)).await?
+    async fn attach(
+        &self,
+        offer: WorkerOffer,
+        holdings: Vec<Holding>,
+    ) -> Result<WorkerLink, DispatchError> {
+        self.ask(|reply| Request::Attach(offer, holdings, reply)).await?
     }
 
     async fn snapshot(&self) -> Result<Snapshot, DispatchError> {
@@ -120,7 +124,7 @@ struct Driver {
     began: Instant,
     ticked: Instant,
     states: BTreeMap<OperationId, watch::Sender<Arc<OperationState>>>,
-    dropped: Arc<Dropped>,
+    watched: Arc<Watched>,
     orders: HashMap<WorkerId, mpsc::Sender<ToWorker>>,
     reports: SelectAll<BoxStream<'static, Report>>,
     last_worker: u64,
@@ -134,7 +138,7 @@ impl Driver {
             began,
             ticked: began,
             states: BTreeMap::new(),
-            dropped: Arc::default(),
+            watched: Arc::default(),
             orders: HashMap::new(),
             reports: SelectAll::new(),
             last_worker: 0,
@@ -184,7 +188,7 @@ impl Driver {
     fn tick(&mut self) {
         self.ticked = Instant::now();
         let now = self.now();
-        for id in self.dropped.take() {
+        for id in self.watched.take_dropped() {
             if self.states.get(&id).is_some_and(|states| states.receiver_count() == 0) {
                 self.core.watched(now, id, false);
             }
@@ -226,13 +230,16 @@ impl Driver {
                 self.apply();
                 let _ = reply.send(());
             }
-            Request::Attach(offer, reply) => drop(reply.send(self.attach(now, offer))),
+            Request::Attach(offer, holdings, reply) => {
+                drop(reply.send(self.attach(now, offer, holdings)));
+            }
             Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
         }
     }
 
     fn submit(&mut self, now: Now, submission: Submission) -> Result<Watch, DispatchError> {
-        let id = OperationId(uuid::Uuid::new_v4().as_u128());
+        let id = (submission.known.as_ref())
+            .map_or_else(|| OperationId(uuid::Uuid::new_v4().as_u128()), |known| known.id);
         let id = (self.core.submit(now, id, submission))
             .map_err(|full| DispatchError::Full(full.0.to_owned()))?;
         self.apply();
@@ -240,7 +247,7 @@ impl Driver {
     }
 
     fn watch(&self, id: OperationId) -> Option<Watch> {
-        Some(Watch::new(self.states.get(&id)?.subscribe(), &self.dropped))
+        Some(Watch::new(self.states.get(&id)?.subscribe(), &self.watched))
     }
 
     fn list(&self, filter: &Filter, page: Page) -> Listing {
@@ -265,7 +272,12 @@ impl Driver {
         listing
     }
 
-    fn attach(&mut self, now: Now, offer: WorkerOffer) -> Result<WorkerLink, DispatchError> {
+    fn attach(
+        &mut self,
+        now: Now,
+        offer: WorkerOffer,
+        holdings: Vec<Holding>,
+    ) -> Result<WorkerLink, DispatchError> {
         let (link, end) = WorkerLink::pair(offer.slots);
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
@@ -273,6 +285,10 @@ impl Driver {
         self.core
             .join_worker(now, id, offer)
             .map_err(|full| DispatchError::Full(full.0.to_owned()))?;
+        for holding in holdings {
+            // A new link has room.
+            let _ = end.orders.try_send(ToWorker::Abandon(holding.task.operation));
+        }
         self.orders.insert(id, end.orders);
         let reports = ReceiverStream::new(end.reports).map(move |report| (id, Some(report)));
         self.reports.push(reports.chain(stream::iter([(id, None)])).boxed());
@@ -281,7 +297,8 @@ impl Driver {
 
     fn snapshot(&self) -> Snapshot {
         let (queued, executing, completed) = self.core.counts();
-        Snapshot { queued, executing, completed, workers: self.core.workers().collect() }
+        let workers = self.core.workers().collect();
+        Snapshot { queued, executing, completed, workers, ..Snapshot::default() }
     }
 
     /// Does what the core decided. A worker that cannot be told has left.

@@ -13,12 +13,14 @@ mod operation;
 mod words;
 
 pub use dispatch::{
-    Dispatch, DispatchError, Filter, Listing, Page, Snapshot, StageKind, Watch, WorkerState,
+    Dispatch, DispatchError, Filter, Listing, Page, PoolState, Snapshot, StageKind, Watch, Watched,
+    WorkerState,
 };
 pub use driver::Scheduler;
 pub use link::{Assignment, HEARTBEAT_EVERY, Reporter, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{
-    ActionKey, FromWorker, Lease, MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress,
-    Submission, Task, ToWorker, WorkerOffer, is_steering,
+    ActionKey, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease, MAX_INPUT_PARTS,
+    MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress, Staged, Submission, Task,
+    ToWorker, WorkerOffer, is_steering,
 };

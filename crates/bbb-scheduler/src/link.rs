@@ -91,9 +91,15 @@ impl WorkerLink {
                 order = self.orders.recv() => match order {
                     Some(ToWorker::Run(lease, task)) => {
                         let revoked = self.reporter.hold(lease);
-                        return Some(Assignment { lease, task, revoked });
+                        return Some(Assignment { lease, task: *task, revoked });
                     }
                     Some(ToWorker::Revoke(lease)) => self.reporter.revoke(lease),
+                    Some(
+                        ToWorker::Alive
+                        | ToWorker::Keep(..)
+                        | ToWorker::Abandon(_)
+                        | ToWorker::Recall(_),
+                    ) => {}
                     None => {
                         self.reporter.revoke_all();
                         return None;
@@ -185,16 +191,15 @@ mod tests {
     use bbb_digest::{Digest, Function, InstanceName};
 
     use super::*;
-    use crate::{ActionKey, OperationId};
+    use crate::{ActionKey, OperationId, Submission};
 
     fn task() -> Task {
         Task {
             operation: OperationId(7),
-            key: ActionKey {
+            submission: Submission::of(ActionKey {
                 instance: InstanceName::default(),
                 action: Digest::of(Function::Sha256, b"a"),
-            },
-            timeout: Duration::from_secs(1),
+            }),
             queued_at: SystemTime::UNIX_EPOCH,
             attempt: 1,
         }
@@ -212,7 +217,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_task_comes_is_revoked_and_ends() {
         let (mut link, mut end) = WorkerLink::pair(1);
-        end.orders.send(ToWorker::Run(Lease(1), task())).await.unwrap();
+        end.orders.send(ToWorker::Run(Lease(1), Box::new(task()))).await.unwrap();
         let assignment = link.next().await.unwrap();
         let reporter = link.reporter();
         reporter.progress(Lease(1), Progress::Running);
@@ -247,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lost_scheduler_stops_what_runs() {
         let (mut link, end) = WorkerLink::pair(1);
-        end.orders.send(ToWorker::Run(Lease(1), task())).await.unwrap();
+        end.orders.send(ToWorker::Run(Lease(1), Box::new(task()))).await.unwrap();
         let assignment = link.next().await.unwrap();
         drop(end);
         assert!(link.next().await.is_none());

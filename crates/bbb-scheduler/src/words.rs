@@ -4,6 +4,7 @@
 use std::{
     fmt,
     ops::RangeInclusive,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -35,16 +36,16 @@ pub struct ActionKey {
     pub action: Digest,
 }
 
-/// What an action asks of a worker, or a worker offers: names and values, sorted, without duplicates.
+/// What an action asks of a worker, or a worker offers: names and values, sorted, without duplicates. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Platform(Vec<(String, String)>);
+pub struct Platform(Arc<[(String, String)]>);
 
 impl FromIterator<(String, String)> for Platform {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort();
         pairs.dedup();
-        Self(pairs)
+        Self(pairs.into())
     }
 }
 
@@ -71,8 +72,67 @@ pub struct Submission {
     /// the nearest one inside.
     pub priority: i32,
     /// Which build it belongs to; slots are shared fairly between builds. Empty where it is not known.
-    pub invocation: String,
+    pub invocation: Arc<str>,
+    /// What it takes of a worker beside a slot.
+    pub demand: Demand,
+    /// The weightiest parts of its input tree, at most [`MAX_INPUT_PARTS`]: a worker that has them is to be preferred.
+    pub inputs: Arc<[InputPart]>,
+    /// The operation, if the submitter has a name for it already: it was handed in before, here or to a scheduler that
+    /// is gone, or the answer may be lost. Handing it in twice is the same as once.
+    pub known: Option<Box<Known>>,
 }
+
+impl Submission {
+    /// Work that asks for nothing in particular, for an hour at the most.
+    pub fn of(key: ActionKey) -> Self {
+        Self {
+            key,
+            mergeable: true,
+            requirement: Platform::default(),
+            timeout: Duration::from_secs(3600),
+            priority: 0,
+            invocation: "".into(),
+            demand: Demand::default(),
+            inputs: Arc::default(),
+            known: None,
+        }
+    }
+}
+
+/// What a submitter knows of an operation that it hands in, again perhaps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its name.
+    pub id: OperationId,
+    /// When it was queued first.
+    pub queued_at: SystemTime,
+    /// The worker that had it when it was last heard of, if that may still be there: it is waited for a moment, for
+    /// what runs is to be taken up and not run twice.
+    pub held_by: Option<Arc<str>>,
+    /// What became of earlier attempts.
+    pub attempts: Vec<String>,
+}
+
+/// What an action takes of a worker, or a worker has to give, beside slots. In a demand zero asks for nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Demand {
+    /// Thousandths of a processor.
+    pub millicpus: u64,
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+}
+
+/// A part of an input tree that is worth being near to: a directory with all below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InputPart {
+    /// Stands for the directory's digest and its instance.
+    pub key: u64,
+    /// The bytes of the files in it, those of other parts that are named left out.
+    pub bytes: u64,
+}
+
+/// The most parts of an input tree that are named.
+pub const MAX_INPUT_PARTS: usize = 8;
 
 /// The priorities that are told apart.
 pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
@@ -94,6 +154,23 @@ pub struct WorkerOffer {
     pub slots: u32,
     /// What it offers.
     pub platform: Platform,
+    /// How many tasks it takes beyond its slots, to have their inputs there when a slot becomes free.
+    pub prefetch: u32,
+    /// The processors and the memory that its tasks may ask for.
+    pub capacity: Demand,
+}
+
+impl WorkerOffer {
+    /// A worker that offers nothing in particular.
+    pub fn of(name: impl Into<String>, slots: u32) -> Self {
+        Self {
+            name: name.into(),
+            slots,
+            platform: Platform::default(),
+            prefetch: 0,
+            capacity: Demand::default(),
+        }
+    }
 }
 
 /// The most slots that one worker may have.
@@ -107,9 +184,17 @@ pub struct Lease(pub u64);
 /// What a scheduler tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToWorker {
-    /// Run this in a free slot.
-    Run(Lease, Task),
-    /// Stop this; the slot is free again once the worker says that it has ended.
+    /// It lives.
+    Alive,
+    /// Take this on: fetch its inputs, and run it as soon as a slot is free.
+    Run(Lease, Box<Task>),
+    /// Go on with what was held when the worker attached, under this lease from now on.
+    Keep(Lease, OperationId),
+    /// What was held when the worker attached is not wanted any more, or its end was heard: stop it and forget it.
+    Abandon(OperationId),
+    /// Give this back if its command has not begun, with [`FromWorker::Returned`]. Else go on.
+    Recall(Lease),
+    /// Stop this; its place is free again once the worker says that it has ended.
     Revoke(Lease),
 }
 
@@ -120,25 +205,57 @@ pub enum FromWorker {
     Alive,
     /// A task has come so far.
     Progress(Lease, Progress),
-    /// A task has ended and its slot is free. After [`ToWorker::Revoke`] the outcome does not count.
+    /// A task's inputs are all there.
+    Staged(Lease, Staged),
+    /// A task has ended and its place is free. After [`ToWorker::Revoke`] the outcome does not count.
     Done(Lease, Outcome),
+    /// A task is given back though nothing is wrong with it, and its place is free: it was recalled before it began, or
+    /// the worker leaves. That is no attempt.
+    Returned(Lease),
     /// It takes no further tasks, and goes on with those that it has.
     Draining,
 }
 
-/// An operation's work as a worker gets it. Everything else stands in the action itself.
+/// What it took to have the inputs of a task.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// The bytes of all of its input files.
+    pub needed_bytes: u64,
+    /// How many of them were not there.
+    pub fetched_bytes: u64,
+}
+
+/// An operation's work as a worker gets it: all that another scheduler needs to take it up. What else there is to know
+/// stands in the action itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// The operation that it is done for.
     pub operation: OperationId,
-    /// The work.
-    pub key: ActionKey,
-    /// How long the command may run.
-    pub timeout: Duration,
+    /// The work. What is known of the operation stands beside it.
+    pub submission: Submission,
     /// When the operation was queued.
     pub queued_at: SystemTime,
     /// Which try this is, from 1 on.
     pub attempt: u32,
+}
+
+/// A task that a worker has when it attaches, from its time with another scheduler, or with this one over a connection
+/// that broke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The task.
+    pub task: Task,
+    /// What has become of it.
+    pub state: HoldingState,
+}
+
+/// What has become of a task that a worker has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldingState {
+    /// It goes on.
+    Held(Progress),
+    /// It has ended, and no scheduler has heard of it.
+    Ended(Outcome),
 }
 
 /// How far a worker is with a task.

@@ -37,7 +37,7 @@ pub(crate) struct Lease {
 impl Lease {
     /// Reads what the task names, and refuses what can never be run.
     pub(crate) async fn read(task: Task, stores: Stores) -> Result<Self, Error> {
-        let digest = task.key.action;
+        let digest = task.submission.key.action;
         let bytes = stores.cas.get_bytes(digest, MAX_MESSAGE_BYTES).await;
         let bytes = bytes.map_err(|error| Error::storage("read the action", error))?;
         let action = Action::decode(digest.function(), &bytes)?;

@@ -150,8 +150,8 @@ impl Local {
         let mode = self.sandbox.probe().mode;
         report.progress(Progress::Fetching);
         let prepared = within("fetching inputs", settings.fetch_deadline, async {
-            let stores = self.instances.get(&task.key.instance);
-            let links = self.links.as_ref().map(|links| links(&task.key.instance));
+            let stores = self.instances.get(&task.submission.key.instance);
+            let links = self.links.as_ref().map(|links| links(&task.submission.key.instance));
             let folder_name = format!("{}-{}", task.operation, task.attempt);
             let lease = Lease::read(task, stores).await?;
             let folder = Arc::new(self.cleaner.folder(&folder_name, report).await?);
@@ -203,7 +203,7 @@ async fn within<T>(
 #[async_trait]
 impl Executor for Local {
     async fn execute(&self, task: Task, report: Report) -> Outcome {
-        let (operation, action) = (task.operation, task.key.action);
+        let (operation, action) = (task.operation, task.submission.key.action);
         let outcome = self.stages(task, &report).await.unwrap_or_else(|error| {
             error.into_outcome(|status| {
                 let response = reapi::ExecuteResponse {

@@ -35,7 +35,7 @@ impl Ran {
     ) -> Result<Outcome, Error> {
         let uploads_from = clock.now();
         let lease = Arc::clone(&self.prepared.lease);
-        let function = lease.task.key.action.function();
+        let function = lease.task.submission.key.action.function();
         let folder = Arc::clone(&self.prepared.folder);
         let keeps = settings.keep.keeps(self.exit.status.code() == 0 && !self.exit.timed_out);
         let hashing = Hashing { function, folder: Arc::clone(&folder), keep: keeps };
@@ -99,7 +99,7 @@ impl Ran {
 
     fn status(&self, survey: &Survey) -> rpc::Status {
         if self.exit.timed_out {
-            let limit = self.prepared.lease.task.timeout;
+            let limit = self.prepared.lease.task.submission.timeout;
             let message = format!("command took longer than its timeout of {limit:?}");
             return status::plain(Code::DeadlineExceeded, message);
         }
@@ -132,7 +132,7 @@ impl Ran {
 /// Stores a result whose blobs are durable. Where that fails the result is still good for who asked.
 async fn cache(ran: &Ran, result: &reapi::ActionResult) -> Result<(), Error> {
     let lease = &ran.prepared.lease;
-    let action = lease.task.key.action;
+    let action = lease.task.submission.key.action;
     match lease.stores.action_cache.put(action, result.clone()).await {
         Ok(()) => Ok(()),
         // Blobs got lost meanwhile: whoever asked would not find them either.

@@ -55,7 +55,7 @@ impl Prepared {
             mount_point: mount_point.clone(),
             working_directory: command.working_directory.as_str().into(),
             network,
-            timeout: Some(self.lease.task.timeout),
+            timeout: Some(self.lease.task.submission.timeout),
             limits,
             hold: Some(Arc::clone(&self.folder) as _),
             ..Request::new(
@@ -66,7 +66,8 @@ impl Prepared {
                 self.folder.part(Part::Stderr),
             )
         };
-        let limit = self.lease.task.timeout.saturating_add(request.grace).saturating_add(SLACK);
+        let limit =
+            self.lease.task.submission.timeout.saturating_add(request.grace).saturating_add(SLACK);
         match tokio::time::timeout(limit, sandbox.run(request)).await {
             Err(_) => Err(Error::Late { phase: "running the command", limit }),
             Ok(Ok(exit)) => Ok(Ran { prepared: self, mount_point, exit }),

@@ -42,7 +42,7 @@ impl Slots {
     async fn run(self, tasks: &TaskGroup) {
         let stop = tasks.stop();
         while !stop.is_requested() {
-            match self.dispatch.attach(self.offer.clone()).await {
+            match self.dispatch.attach(self.offer.clone(), Vec::new()).await {
                 Ok(link) => self.serve(link, tasks, &stop).await,
                 Err(error @ (DispatchError::Full(_) | DispatchError::Stopped)) => {
                     tracing::debug!(worker = self.offer.name, %error, "worker is not taken on");

@@ -355,9 +355,8 @@ async fn start_worker(
         .context("cannot set up the worker")?
         .linking(move |instance| storage.local_files(instance));
     let offer = WorkerOffer {
-        name: settings.node_name.clone(),
-        slots: u32::try_from(settings.worker_slots)?,
         platform: settings.platform.iter().cloned().collect(),
+        ..WorkerOffer::of(settings.node_name.clone(), u32::try_from(settings.worker_slots)?)
     };
     Slots::new(offer, Arc::clone(dispatch), Arc::new(local)).start(&groups.worker);
     Ok(())

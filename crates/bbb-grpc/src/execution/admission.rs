@@ -70,12 +70,12 @@ impl Admission<'_> {
         let platform = own.unwrap_or(&command.platform);
         let required = platform.iter().filter(|(name, _)| !is_steering(name));
         let submission = Submission {
-            key: ActionKey { instance, action: digest },
             mergeable: !action.do_not_cache,
             requirement: required.map(owned).collect::<Platform>(),
             timeout,
             priority,
-            invocation: invocation(),
+            invocation: invocation().into(),
+            ..Submission::of(ActionKey { instance, action: digest })
         };
         Ok(Verdict::Admitted(Box::new(submission), inlining))
     }

@@ -140,7 +140,7 @@ async fn work(mut link: WorkerLink, instances: Arc<Instances>, ran: Arc<AtomicUs
     while let Some(Assignment { lease, task, .. }) = link.next().await {
         reporter.progress(lease, Progress::Running);
         ran.fetch_add(1, Ordering::SeqCst);
-        let cas = instances.get(&task.key.instance).cas;
+        let cas = instances.get(&task.submission.key.instance).cas;
         let stdout = Digest::of(F, b"out");
         cas.put(stdout, Bytes::from_static(b"out").into()).await.unwrap();
         let result = ActionResult { stdout_digest: Some(stdout.to_proto()), ..Default::default() };
@@ -152,8 +152,8 @@ async fn work(mut link: WorkerLink, instances: Arc<Instances>, ran: Arc<AtomicUs
 impl House {
     async fn attach(&self) -> WorkerLink {
         let platform = [("OSFamily".to_owned(), "linux".to_owned())].into_iter().collect();
-        let offer = WorkerOffer { name: "the-worker".into(), slots: 2, platform };
-        self.scheduler.attach(offer).await.unwrap()
+        let offer = WorkerOffer { platform, ..WorkerOffer::of("the-worker", 2) };
+        self.scheduler.attach(offer, Vec::new()).await.unwrap()
     }
 
     async fn attach_working(&self) {

@@ -81,7 +81,7 @@ impl Core {
         let seq = Seq(self.last_seq);
         let key = Arc::new(submission.key);
         let pool_id = self.pool(submission.requirement);
-        let invocation = submission.invocation.into();
+        let invocation = submission.invocation;
         let flow = Flow { instance: key.instance.clone(), invocation };
         let pool = self.pools.entry(pool_id).or_insert_with(|| Pool::new(Platform::default()));
         pool.operations += 1;
@@ -231,8 +231,14 @@ impl Core {
         operation.phase = Phase::Leased(leased);
         let task = Task {
             operation: operation.id,
-            key: (*operation.key).clone(),
-            timeout: operation.timeout,
+            submission: Submission {
+                mergeable: operation.mergeable,
+                requirement: pool.requirement.clone(),
+                timeout: operation.timeout,
+                priority: operation.priority,
+                invocation: Arc::clone(&operation.flow.invocation),
+                ..Submission::of((*operation.key).clone())
+            },
             queued_at: operation.queued_wall,
             attempt: operation.attempt(),
         };

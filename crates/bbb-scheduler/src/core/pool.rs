@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn offer(name: &str, pairs: &[(&str, &str)]) -> WorkerOffer {
-        WorkerOffer { name: name.into(), slots: 1, platform: platform(pairs) }
+        WorkerOffer { platform: platform(pairs), ..WorkerOffer::of(name, 1) }
     }
 
     #[test]

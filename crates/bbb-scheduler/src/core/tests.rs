@@ -59,15 +59,13 @@ fn platform(bits: u8) -> Platform {
 
 fn submission(key: u8, priority: i32, build: u8) -> Submission {
     Submission {
-        key: ActionKey {
-            instance: InstanceName::default(),
-            action: Digest::of(Function::Sha256, &[key]),
-        },
-        mergeable: true,
-        requirement: Platform::default(),
         timeout: Duration::from_secs(1),
         priority,
-        invocation: format!("build {build}"),
+        invocation: format!("build {build}").into(),
+        ..Submission::of(ActionKey {
+            instance: InstanceName::default(),
+            action: Digest::of(Function::Sha256, &[key]),
+        })
     }
 }
 
@@ -127,7 +125,10 @@ impl World {
     fn join(&mut self, slots: u32, offers: u8) -> WorkerId {
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
-        let offer = WorkerOffer { name: format!("w{}", id.0), slots, platform: platform(offers) };
+        let offer = WorkerOffer {
+            platform: platform(offers),
+            ..WorkerOffer::of(format!("w{}", id.0), slots)
+        };
         if self.core.join_worker(self.now(), id, offer).is_ok() {
             self.slots.insert(id, slots);
         }
@@ -180,7 +181,7 @@ impl World {
                 self.greatest_lease = lease;
                 let twice = |held: &&Held| held.task.operation == task.operation && !held.revoked;
                 assert!(self.held.values().find(twice).is_none(), "leased twice: {task:?}");
-                self.held.insert((worker, lease), Held { task, revoked: false });
+                self.held.insert((worker, lease), Held { task: *task, revoked: false });
                 let busy = self.held.keys().filter(|(other, _)| *other == worker).count();
                 // A worker that just joins is not among the known ones yet.
                 let slots = self.slots.get(&worker).copied().unwrap_or(4) as usize;
@@ -191,6 +192,7 @@ impl World {
                 assert!(!held.revoked, "revoked twice");
                 held.revoked = true;
             }
+            Effect::Tell(_, told) => panic!("told {told:?}"),
             Effect::Dismiss(id) => {
                 self.slots.remove(&id);
                 self.held.retain(|(worker, _), _| *worker != id);

@@ -101,7 +101,7 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.heard = now.since_start;
         match what {
-            FromWorker::Alive => {}
+            FromWorker::Alive | FromWorker::Staged(..) | FromWorker::Returned(_) => {}
             FromWorker::Progress(lease, progress) => {
                 if let Some(&Grant::For(seq)) = worker.grants.get(&lease) {
                     self.progressed(now, seq, progress);
@@ -138,7 +138,7 @@ impl Core {
                 worker.grants.insert(lease, Grant::For(seq));
                 worker.taken += 1;
             }
-            self.effects.push(Effect::Tell(id, ToWorker::Run(lease, task)));
+            self.effects.push(Effect::Tell(id, ToWorker::Run(lease, Box::new(task))));
             self.publish(seq);
         }
         self.index(id);

@@ -2,24 +2,17 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
 use super::*;
-use crate::{ActionKey, Assignment, End, Failure, Outcome, Platform, Progress};
+use crate::{ActionKey, Assignment, End, Failure, Outcome, Progress};
 
 fn submission(name: &str) -> Submission {
-    Submission {
-        key: ActionKey {
-            instance: InstanceName::default(),
-            action: Digest::of(Function::Sha256, name.as_bytes()),
-        },
-        mergeable: true,
-        requirement: Platform::default(),
-        timeout: Duration::from_secs(60),
-        priority: 0,
-        invocation: "build".into(),
-    }
+    Submission::of(ActionKey {
+        instance: InstanceName::default(),
+        action: Digest::of(Function::Sha256, name.as_bytes()),
+    })
 }
 
 fn offer(slots: u32) -> WorkerOffer {
-    WorkerOffer { name: "worker".into(), slots, platform: Platform::default() }
+    WorkerOffer::of("worker", slots)
 }
 
 fn start() -> (TaskGroup, Arc<Scheduler>) {
@@ -43,14 +36,14 @@ async fn work(mut link: WorkerLink) {
     let reporter = link.reporter();
     while let Some(Assignment { lease, task, .. }) = link.next().await {
         reporter.progress(lease, Progress::Running);
-        reporter.done(lease, Outcome::Decided(Bytes::from(task.key.action.to_string())));
+        reporter.done(lease, Outcome::Decided(Bytes::from(task.submission.key.action.to_string())));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn work_is_done_and_stays_known() {
     let (group, scheduler) = start();
-    let link = scheduler.attach(offer(2)).await.unwrap();
+    let link = scheduler.attach(offer(2), Vec::new()).await.unwrap();
     group.spawn("worker", work(link));
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let digest = submission("a").key.action.to_string();
@@ -101,7 +94,7 @@ async fn equal_work_is_shared() {
     let unshared = Submission { mergeable: false, ..submission("a") };
     let mut third = scheduler.submit(unshared).await.unwrap();
     assert_ne!(first.current().id, third.current().id);
-    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    group.spawn("worker", work(scheduler.attach(offer(1), Vec::new()).await.unwrap()));
     assert_eq!(end(&mut first).await, end(&mut second).await);
     end(&mut third).await;
 }
@@ -110,11 +103,11 @@ async fn equal_work_is_shared() {
 async fn a_worker_that_goes_gives_its_work_back() {
     let (group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
-    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let assignment = link.next().await.unwrap();
     drop(link);
     assert!(assignment.revoked.is_cancelled());
-    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    group.spawn("worker", work(scheduler.attach(offer(1), Vec::new()).await.unwrap()));
     assert!(matches!(end(&mut watch).await, End::Decided(_)));
 }
 
@@ -122,9 +115,9 @@ async fn a_worker_that_goes_gives_its_work_back() {
 async fn a_worker_that_is_not_polled_is_lost() {
     let (_group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
-    let mut deaf = scheduler.attach(offer(1)).await.unwrap();
+    let mut deaf = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let assignment = deaf.next().await.unwrap();
-    let mut other = scheduler.attach(offer(1)).await.unwrap();
+    let mut other = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let taken = other.next().await.unwrap();
     assert_eq!(taken.task.operation, assignment.task.operation);
     assert_eq!(taken.task.attempt, 2);
@@ -139,7 +132,7 @@ async fn a_worker_that_is_not_polled_is_lost() {
 async fn cancelling_stops_the_task() {
     let (group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
-    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let assignment = link.next().await.unwrap();
     let revoked = assignment.revoked.clone();
     group.spawn("worker", async move {
@@ -161,7 +154,7 @@ async fn cancelling_stops_the_task() {
 #[tokio::test(start_paused = true)]
 async fn what_nobody_watches_is_cancelled_after_a_minute() {
     let (_group, scheduler) = start();
-    let mut link = scheduler.attach(offer(1)).await.unwrap();
+    let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let id = watch.current().id;
     let assignment = link.next().await.unwrap();
@@ -180,7 +173,7 @@ async fn what_nobody_watches_is_cancelled_after_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn what_no_worker_can_run_fails_within_seconds() {
     let (group, scheduler) = start();
-    group.spawn("worker", work(scheduler.attach(offer(1)).await.unwrap()));
+    group.spawn("worker", work(scheduler.attach(offer(1), Vec::new()).await.unwrap()));
     let requirement = [("Arch".to_owned(), "sparc".to_owned())].into_iter().collect();
     let began = Instant::now();
     let mut watch = scheduler.submit(Submission { requirement, ..submission("a") }).await.unwrap();

@@ -79,8 +79,8 @@ async fn a_timeout_tells_what_there_was() {
         let mut timeouts = [500, 5_000, 15_000].map(Duration::from_millis).into_iter();
         let (timeout, done) = loop {
             let mut task = rig.task(action);
-            task.timeout = timeouts.next().unwrap();
-            let timeout = task.timeout;
+            task.submission.timeout = timeouts.next().unwrap();
+            let timeout = task.submission.timeout;
             let begun = Instant::now();
             let done = rig.execute(task).await;
             assert!(begun.elapsed() < timeout + Duration::from_secs(30));

@@ -16,7 +16,7 @@ use bbb_reapi::{
     proto::{protobuf, reapi},
 };
 use bbb_sandbox::{Config, Mode};
-use bbb_scheduler::{ActionKey, OperationId, Outcome, Task};
+use bbb_scheduler::{ActionKey, OperationId, Outcome, Submission, Task};
 use bbb_storage::{
     Blob, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error, Instances,
     LocalFile, LocalFiles, Result, Source, Stores, TreeCache, Trees, Wanted,
@@ -320,15 +320,17 @@ impl Rig {
     pub(crate) fn task(&self, action: Digest) -> Task {
         Task {
             operation: OperationId(u128::from(action.hash()[0])),
-            key: ActionKey { instance: InstanceName::default(), action },
-            timeout: Duration::from_secs(60),
+            submission: Submission {
+                timeout: Duration::from_secs(60),
+                ..Submission::of(ActionKey { instance: InstanceName::default(), action })
+            },
             queued_at: SystemTime::now(),
             attempt: 1,
         }
     }
 
     pub(crate) async fn execute(&self, task: Task) -> Done {
-        let action = task.key.action;
+        let action = task.submission.key.action;
         match self.local.execute(task, Report::to(|_| {})).await {
             Outcome::Decided(bytes) => {
                 Done { response: reapi::ExecuteResponse::decode(bytes).unwrap(), action }

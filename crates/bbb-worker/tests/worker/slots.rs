@@ -8,8 +8,8 @@ use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::Mode;
 use bbb_scheduler::{
-    ActionKey, Dispatch, End, Outcome, Platform, Progress, Scheduler, Stage, Submission, Task,
-    Watch, WorkerOffer,
+    ActionKey, Dispatch, End, Outcome, Progress, Scheduler, Stage, Submission, Task, Watch,
+    WorkerOffer,
 };
 use bbb_worker::{Executor, Report, Slots};
 use prost::Message as _;
@@ -27,7 +27,7 @@ impl Pool {
     async fn new(slots: u32) -> Self {
         let rig = Rig::new(Mode::Namespaces).await;
         let scheduler = Scheduler::start(&rig.tasks, Default::default());
-        let offer = WorkerOffer { name: "worker-1".into(), slots, platform: Platform::default() };
+        let offer = WorkerOffer::of("worker-1", slots);
         let tasks = TaskGroup::new("slots");
         Slots::new(offer, Arc::clone(&scheduler) as _, Arc::clone(&rig.local) as _).start(&tasks);
         Self { rig, scheduler, tasks }
@@ -40,14 +40,7 @@ impl Pool {
 }
 
 fn submission(action: Digest) -> Submission {
-    Submission {
-        key: ActionKey { instance: Default::default(), action },
-        mergeable: true,
-        requirement: Platform::default(),
-        timeout: Duration::from_secs(60),
-        priority: 0,
-        invocation: String::new(),
-    }
+    Submission::of(ActionKey { instance: Default::default(), action })
 }
 
 /// Never comes to an end by itself, and hands out what keeps each of its tasks alive.
@@ -120,7 +113,7 @@ async fn what_runs_is_done_when_the_worker_stops_and_what_is_cancelled_is_not() 
 async fn a_slot_is_free_only_when_nothing_of_its_task_is_left() {
     let tasks = TaskGroup::new("test");
     let scheduler = Scheduler::start(&tasks, Default::default());
-    let offer = WorkerOffer { name: "w".into(), slots: 1, platform: Platform::default() };
+    let offer = WorkerOffer::of("w", 1);
     let (reports, mut running) = mpsc::unbounded_channel();
     Slots::new(offer, Arc::clone(&scheduler) as _, Arc::new(Undying(reports))).start(&tasks);
     let submit =
