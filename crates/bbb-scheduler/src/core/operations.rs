@@ -116,7 +116,7 @@ impl Core {
     pub fn cancel(&mut self, now: Now, id: OperationId, why: &'static str) {
         self.arrive(now);
         if let Some(&seq) = self.by_id.get(&id) {
-            self.end(now, seq, End::Failed(Failure::Cancelled(why)));
+            self.end(now, seq, End::Failed(Failure::Cancelled(why.into())));
         }
     }
 
@@ -395,7 +395,7 @@ impl Core {
             Phase::Ended { .. } => self.drop_operation(seq),
             _ if unwatched => {
                 let why = "nobody waited for it any more";
-                self.end(now, seq, End::Failed(Failure::Cancelled(why)));
+                self.end(now, seq, End::Failed(Failure::Cancelled(why.into())));
             }
             Phase::Queued { .. } if passed(operation.queued_at + MAX_QUEUED_FOR) => {
                 self.end(now, seq, End::Failed(Failure::Starved(MAX_QUEUED_FOR)));
