@@ -184,6 +184,8 @@ impl Dispatch for ClusterDispatch {
     ) -> Result<WorkerLink, DispatchError> {
         let scheduler = self.scheduler();
         let slots = offer.slots;
+        let brought = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
+        let places = slots.saturating_add(offer.prefetch).saturating_add(brought);
         let opening = async {
             match self.other(&scheduler) {
                 Some(node) => node.worker(offer, holdings).await,
@@ -197,7 +199,7 @@ impl Dispatch for ClusterDispatch {
                 return Err(DispatchError::Stopped);
             }
         };
-        let (link, near) = WorkerLink::pair(slots);
+        let (link, near) = WorkerLink::pair(places);
         let moved = carrying::until_moved(self.view.clone(), scheduler);
         let stop = self.tasks.stop();
         let busy = carrying::Busy::new(slots, Arc::clone(&self.busy_slots));

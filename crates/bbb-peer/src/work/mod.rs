@@ -33,3 +33,6 @@ pub use remote::PeerReach;
 pub use service::{WorkServer, WorkService};
 pub use table::{Counts, TableLimits};
 pub use terms::MakeScheduler;
+
+#[cfg(test)]
+mod tests;
