@@ -15,17 +15,16 @@ mod batches;
 mod carrying;
 mod dispatch;
 mod entry;
-mod ids;
 mod reach;
 mod remote;
 mod service;
 mod serving;
 mod table;
+mod tag;
 mod terms;
 mod wire;
 
 pub use dispatch::{ClusterDispatch, WorkSettings};
-pub use ids::{Ids, SystemIds};
 pub use reach::{
     Answer, Ends, Found, FromScheduler, Question, Reach, ToScheduler, Work, WorkError,
 };
