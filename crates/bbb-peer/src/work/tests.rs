@@ -408,7 +408,9 @@ async fn a_node_that_leaves_hands_its_queue_over() {
 #[tokio::test(start_paused = true)]
 async fn what_nobody_watches_ends() {
     let rig = Rig::of(&["a", "b"]).await;
+    rig.work("a", 1);
     let mut watch = rig.on("b").submit(submission("x")).await.unwrap();
+    executing(&mut watch).await;
     let id = id(&mut watch);
     drop(watch);
     tokio::time::sleep(Duration::from_secs(70)).await;
