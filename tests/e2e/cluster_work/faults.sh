@@ -9,31 +9,22 @@ delay_bound_ms=${BBB_DELAY_MS:-5000}
 
 # Undisturbed: all three nodes work.
 shared() {
-  local sampled=$work/sampled
-  : >"$sampled"
   stopwatch load --server="$front" --seed=1 --length_ms=1000 --concurrency=12 --count=24 >"$work/shared.notes"
   check "shared: 24 actions, none failed" says "$work/shared.notes" 'actions=24 failures=0'
   check "shared: they ran on all three nodes" equal "$(ran_on "$work/shared.notes" | cut -d' ' -f2 | tr '\n' ' ')" 'n1 n2 n3 '
   ran_on "$work/shared.notes" | sed 's/^/    /'
-  sample "$sampled" &
-  sampling=$!
   build_through "$front" undisturbed
   check "shared: a build completes" equal $? 0
   echo "    $(bazel_line)"
-  kill "$sampling"
   check "shared: nothing ran locally" equal "$(local_count)" 0
-  check "shared: its actions ran on all three nodes" equal "$(sort -u "$sampled" | tr '\n' ' ')" 'n1 n2 n3 '
+  check "shared: its actions ran on all three nodes" equal "$(ran_where "$work/grpc" | cut -d' ' -f2 | tr '\n' ' ')" 'n1 n2 n3 '
+  ran_where "$work/grpc" | sed 's/^/    /'
   abseil_sums work >"$work/undisturbed.sums"
   check "shared: over 100 outputs" at_least "$(wc -l <"$work/undisturbed.sums")" 100
 }
 # ran_on NOTES: how many of these actions each worker ran.
 ran_on() { sed -nE 's/.* worker=([^ ]+) .*/\1/p' "$1" | sort | uniq -c | sed -E 's/^ +//'; }
-# sample FILE: appends the names of nodes that run something, again and again.
-sample() {
-  while sleep 0.3; do workers n1 2>/dev/null | awk '$2 > 0 { print $1 }' >>"$1"; done
-}
-
-# break_node NODE HOW: what is broken, for how long, and mended. Notes the moment.
+# break_node NODE HOW ROLE: the node, which has this role, is broken for a while. Notes the moment.
 break_node() {
   local name=$1
   echo "$(now_ms) $2 of $3 $1" >>"$work/faults"
@@ -44,7 +35,7 @@ break_node() {
   esac
   see 30 n1 n2 n3 -- n1 n2 n3 >>"$work/seen" || echo "NOT WHOLE after $2 of $3 $1" | tee -a "$work/seen"
 }
-# role_of NODE SCHEDULER ACCEPTED: says what it is.
+# in_role ROLE: prints the node that has it now.
 in_role() {
   local name scheduler accepted
   scheduler=$(scheduler_of n1) accepted=$(front_chose)
