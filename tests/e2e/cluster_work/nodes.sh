@@ -76,13 +76,6 @@ import json, sys
 members = json.load(sys.stdin)["members"]
 print(min(members, key=lambda member: (member["leaving"], member["generation"]))["name"])'
 }
-# workers NODE: how many actions each member runs now, as that one sees it: NAME NUMBER a line.
-workers() {
-  page "$1" | "$python" -c '
-import json, sys
-for member in json.load(sys.stdin)["members"]: print(member["name"], member["load"]["running"])'
-}
-
 # --- clients ---------------------------------------------------------------------------------------------------
 
 now_ms() { date +%s%3N; }
@@ -94,11 +87,13 @@ stopwatch() { RUST_BACKTRACE=0 "$trial/stopwatch" "$@" 2>>"$log"; }
 
 # Targets of a build that is not too long.
 targets=(//absl/strings:strings //absl/status:status)
-# build_through SERVER WHAT: a clean build there with nothing that an earlier one left; WHAT makes its actions others.
+# build_through SERVER WHAT: a clean build there with nothing that an earlier one left; WHAT makes its actions others. What was said is
+# in $work/grpc.
 build_through() {
   (
     cd "$clients/abseil" || exit
+    rm -f "$work/grpc"
     bz work clean && bz work build --remote_executor="$1" --spawn_strategy=remote --remote_timeout=60 "${retries[@]}" \
-      --jobs=6 --action_env="SEED=$seed-$2" "${targets[@]}"
+      --jobs=6 --experimental_remote_grpc_log="$work/grpc" --action_env="SEED=$seed-$2" "${targets[@]}"
   )
 }
