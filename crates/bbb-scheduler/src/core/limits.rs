@@ -42,6 +42,12 @@ pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(2);
 /// scheduler is gone.
 pub(crate) const HANDED_IN_GRACE: Duration = Duration::from_secs(4);
 
+/// How many tasks a worker has at the most beyond its slots.
+pub(crate) const MAX_PREFETCH: u32 = 64;
+
+/// How often an operation is called back from workers that have not begun it. After that it waits where it is.
+pub(crate) const MAX_RECALLS: u8 = 4;
+
 /// How many queues without operations are kept for the next one that asks for the same.
 pub(crate) const MAX_IDLE_POOLS: usize = 64;
 

@@ -14,10 +14,13 @@ mod limits;
 mod names;
 mod operation;
 mod operations;
+mod placement;
 mod pool;
 mod queue;
 mod takeover;
 mod timers;
+mod view;
+mod worker;
 mod workers;
 
 #[cfg(test)]
@@ -35,7 +38,7 @@ use operation::Operation;
 use pool::{Pool, PoolId};
 use queue::Seq;
 use timers::{Subject, Timers};
-use workers::Worker;
+use worker::Worker;
 
 use crate::{ActionKey, Demand, Lease, OperationId, OperationState, Platform, ToWorker};
 
@@ -92,6 +95,8 @@ pub struct Core {
     worker_names: HashMap<Arc<str>, WorkerId>,
     timers: Timers,
     effects: Vec<Effect>,
+    granted: u64,
+    waited: Duration,
     last_seq: u64,
     last_pool: u64,
     last_lease: u64,
@@ -120,6 +125,8 @@ impl Core {
             worker_names: HashMap::new(),
             timers: Timers::default(),
             effects: Vec::new(),
+            granted: 0,
+            waited: Duration::ZERO,
             last_seq: 0,
             last_pool: 0,
             last_lease: 0,
@@ -148,12 +155,6 @@ impl Core {
                 Subject::Pool(id) => self.pool_due(now, id),
             }
         }
-    }
-
-    /// Operations that wait, that workers have or are believed to, and that have ended.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let finished = self.finished.len();
-        (self.operations.len() - finished - self.executing, self.executing, finished)
     }
 
     /// Each event begins here: a long silence of everyone is this process's own.
