@@ -98,6 +98,8 @@ pub(super) struct Accepting {
     to_ask: VecDeque<OperationId>,
     asked: FuturesUnordered<Asked>,
     line: Line,
+    /// Whether the last try to open it came to nothing.
+    is_missed: bool,
     /// Whom the line leads to.
     scheduler: MemberId,
     /// The names of all nodes that are there.
@@ -128,6 +130,7 @@ impl Accepting {
             to_ask: VecDeque::new(),
             asked: FuturesUnordered::new(),
             line: Line::Down { again_at: began },
+            is_missed: false,
             scheduler: seen.scheduler().id.clone(),
             names: names(&seen),
             beat: began,
@@ -216,12 +219,16 @@ impl Accepting {
             Event::Due => self.open(),
             Event::Opened(Ok(stream)) => {
                 self.line = Line::Up { stream, heard: Instant::now() };
+                self.is_missed = false;
                 let now = self.now();
                 self.table.connected(now);
             }
             Event::Opened(Err(error)) => {
-                let node = &self.scheduler.name;
-                tracing::debug!(%node, error = &error as &dyn std::error::Error, "no scheduler");
+                if !std::mem::replace(&mut self.is_missed, true) {
+                    let node = &self.scheduler.name;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(%node, error, "no scheduler; it is tried again and again");
+                }
                 self.hang_up(self.soon());
             }
             Event::HasRoom => self.say(),
