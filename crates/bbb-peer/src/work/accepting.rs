@@ -47,6 +47,9 @@ pub(super) const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How many operations other nodes are asked for at a time; further ones wait.
 const MAX_ASKED: usize = 32;
 
+/// How many may wait for one operation that is looked for.
+const MAX_SEEKERS: usize = 1024;
+
 /// What is asked of the task.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -302,7 +305,13 @@ impl Accepting {
             Err(error) => drop(reply.send(Err(full(error)))),
             Ok(()) => match self.watch(id) {
                 Some(watch) => drop(reply.send(Ok(Some(watch)))),
-                None => self.seekers.entry(id).or_default().push(reply),
+                None => {
+                    let seekers = self.seekers.entry(id).or_default();
+                    match seekers.len() < MAX_SEEKERS {
+                        true => seekers.push(reply),
+                        false => drop(reply.send(Err(full(Full("too many look for it"))))),
+                    }
+                }
             },
         }
     }

@@ -93,12 +93,11 @@ async fn runs(watch: &mut Watch) {
 
 async fn decided_by(watch: &mut Watch) -> String {
     until(watch, Stage::is_completed).await;
-    match &watch.current().stage {
-        Stage::Completed { end: End::Decided(worker), .. } => {
-            String::from_utf8(worker.to_vec()).unwrap()
-        }
-        other => panic!("{other:?}"),
-    }
+    let state = watch.current();
+    let Stage::Completed { end: End::Decided(worker), .. } = &state.stage else {
+        unreachable!("no worker decided it: {:?}", state.stage)
+    };
+    String::from_utf8(worker.to_vec()).unwrap()
 }
 
 #[tokio::test]
