@@ -95,7 +95,9 @@ async fn tasks_come_and_go() {
 #[tokio::test]
 async fn what_runs_is_done_when_the_worker_stops_and_what_is_cancelled_is_not() {
     let pool = Pool::new(2).await;
-    let running = |watch: &mut Watch| matches!(watch.current().stage, Stage::Executing { .. });
+    let running = |watch: &mut Watch| {
+        matches!(watch.current().stage, Stage::Executing { progress: Progress::Running, .. })
+    };
     let mut cancelled = pool.submit("sleep 1000").await;
     let mut last = pool.submit("sleep 1").await;
     while !running(&mut cancelled) || !running(&mut last) {
