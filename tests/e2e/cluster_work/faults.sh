@@ -34,6 +34,8 @@ break_node() {
     cut) net move "$lan.$name" away && sleep 6 && net move "$lan.$name" "$lan" ;;
   esac
   see 30 n1 n2 n3 -- n1 n2 n3 >>"$work/seen" || echo "NOT WHOLE after $2 of $3 $1" | tee -a "$work/seen"
+  # What this one delayed ends before the next one.
+  sleep 2
 }
 # in_role ROLE: prints the node that has it now. Three nodes, three roles: of those that took calls of late, one that does not schedule.
 in_role() {
@@ -74,7 +76,7 @@ faults() {
   loads=$!
   # What comes before the first fault is what a busy machine takes by itself.
   echo "$(now_ms) nothing" >"$work/faults"
-  sleep 6
+  sleep 4
   for how in kill pause cut; do
     for role in worker scheduler accepting; do
       break_node "$(in_role "$role")" "$how" "$role"
