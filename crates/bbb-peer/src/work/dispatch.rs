@@ -195,8 +195,9 @@ impl Dispatch for ClusterDispatch {
         let moved = carrying::until_moved(self.view.clone(), scheduler.clone());
         let opened = tokio::select! {
             biased;
-            opened = time::timeout(OPEN_WITHIN, opening) => opened,
+            // Whoever does not schedule any more is not waited for.
             () = moved => return Err(DispatchError::Stopped),
+            opened = time::timeout(OPEN_WITHIN, opening) => opened,
         };
         let far = match opened {
             Ok(Ok(far)) => far,
