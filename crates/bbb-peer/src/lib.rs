@@ -23,6 +23,7 @@ mod stats;
 mod tell;
 mod tier;
 mod wire;
+pub mod work;
 
 pub use bounds::Bounds;
 pub use call::CallError;
