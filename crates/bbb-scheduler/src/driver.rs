@@ -278,7 +278,9 @@ impl Driver {
         offer: WorkerOffer,
         holdings: Vec<Holding>,
     ) -> Result<WorkerLink, DispatchError> {
-        let (link, end) = WorkerLink::pair(offer.slots);
+        let brought = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
+        let places = offer.slots.saturating_add(offer.prefetch).saturating_add(brought);
+        let (link, end) = WorkerLink::pair(places);
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
         tracing::info!(worker = offer.name, slots = offer.slots, "worker attached");

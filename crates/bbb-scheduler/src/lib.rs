@@ -17,7 +17,7 @@ pub use dispatch::{
     WorkerState,
 };
 pub use driver::Scheduler;
-pub use link::{Assignment, HEARTBEAT_EVERY, Reporter, SchedulerEnd, WorkerLink};
+pub use link::{Assignment, HEARTBEAT_EVERY, LOST_AFTER_BEATS, Reporter, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{
     ActionKey, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease, MAX_INPUT_PARTS,

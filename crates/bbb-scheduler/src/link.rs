@@ -2,6 +2,10 @@
 //!
 //! What crosses it is plain data, [`ToWorker`] and [`FromWorker`], so that the other end may as well be on
 //! another machine. It promises that reports never block: their bound follows from the leases.
+//!
+//! A worker that keeps its tasks beyond one connection takes orders as they are ([`WorkerLink::order`],
+//! [`WorkerLink::report`]); one that begins with nothing and stops with its connection has it simpler
+//! ([`WorkerLink::next`], [`WorkerLink::reporter`]).
 
 use std::{
     collections::HashMap,
@@ -20,19 +24,34 @@ use crate::{FromWorker, Lease, MAX_SLOTS, Outcome, Progress, Task, ToWorker};
 /// How often a worker says that it lives.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// How many reports one lease gives rise to: three of progress and its end.
-const REPORTS_PER_LEASE: usize = 4;
+/// A scheduler of which nothing was heard during so many heartbeats of the worker is lost. They are counted instead
+/// of the time, so that a stop of this process, however long, is one.
+pub const LOST_AFTER_BEATS: u32 = 4;
+
+/// How many reports one lease gives rise to: three of progress, what staging took, and its end.
+const REPORTS_PER_LEASE: usize = 5;
 
 /// Room for what a worker says beside its leases.
 const SPARE_REPORTS: usize = 8;
 
-/// A worker's end. [`next`](Self::next) must be polled all the time, also while all slots are busy: it is
-/// what tells the scheduler that the worker lives, and what hears of revocations.
+/// How many orders one lease gives rise to: the grant, or that a holding is kept or not; a recall; a revocation.
+const ORDERS_PER_LEASE: usize = 3;
+
+/// The most leases that one connection has room for: slots, as many places beyond, and what a worker brings.
+const MAX_PLACES: u32 = 4 * MAX_SLOTS;
+
+/// Room for what a scheduler says beside leases.
+const SPARE_ORDERS: usize = 8;
+
+/// A worker's end. [`order`](Self::order) or [`next`](Self::next) must be polled all the time, also while all slots
+/// are busy: it is what tells the scheduler that the worker lives, and what hears of revocations.
 #[derive(Debug)]
 pub struct WorkerLink {
     orders: mpsc::Receiver<ToWorker>,
     reporter: Reporter,
     heartbeat: Interval,
+    /// How many heartbeats ago the scheduler was heard; not counted before it has said once that it lives.
+    silence: Option<u32>,
 }
 
 /// The scheduler's end, or that of whatever carries it elsewhere.
@@ -71,41 +90,73 @@ struct Held {
 }
 
 impl WorkerLink {
-    /// The two ends of a connection of a worker with so many slots. Must be called within a runtime.
-    pub fn pair(slots: u32) -> (Self, SchedulerEnd) {
-        let slots = slots.min(MAX_SLOTS) as usize;
-        // Each slot can have one grant and its revocation under way.
-        let (order, orders) = mpsc::channel(2 * slots + 1);
-        let (report, reports) = mpsc::channel(REPORTS_PER_LEASE * slots + SPARE_REPORTS);
+    /// The two ends of a connection of a worker that may have so many leases at a time: slots, what it takes
+    /// beyond them, and what it has when it attaches. Must be called within a runtime.
+    pub fn pair(places: u32) -> (Self, SchedulerEnd) {
+        let places = places.min(MAX_PLACES) as usize;
+        let (order, orders) = mpsc::channel(ORDERS_PER_LEASE * places + SPARE_ORDERS);
+        let (report, reports) = mpsc::channel(REPORTS_PER_LEASE * places + SPARE_REPORTS);
         let mut heartbeat = time::interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reporter = Reporter { reports: report, held: Arc::default() };
-        (Self { orders, reporter, heartbeat }, SchedulerEnd { orders: order, reports })
+        (
+            Self { orders, reporter, heartbeat, silence: None },
+            SchedulerEnd { orders: order, reports },
+        )
     }
 
-    /// The next task, of which there are never more than slots. None when the scheduler is gone or has
+    /// What the scheduler wants next. None when it is gone, was not heard for [`LOST_AFTER_BEATS`] or has given this
+    /// worker up: whoever waits for it then attaches anew, with what still runs.
+    pub async fn order(&mut self) -> Option<ToWorker> {
+        loop {
+            // Orders first: what came while this process stood still counts before its silence does.
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => match order? {
+                    ToWorker::Alive => self.silence = Some(0),
+                    order => {
+                        self.silence = self.silence.map(|_| 0);
+                        return Some(order);
+                    }
+                },
+                _ = self.heartbeat.tick() => {
+                    if let Some(beats) = &mut self.silence {
+                        *beats += 1;
+                        if *beats > LOST_AFTER_BEATS {
+                            return None;
+                        }
+                    }
+                    self.reporter.alive();
+                }
+            }
+        }
+    }
+
+    /// Tells the scheduler something. False if it does not hear: then it is gone, or reads nothing any more.
+    pub fn report(&self, report: FromWorker) -> bool {
+        self.reporter.reports.try_send(report).is_ok()
+    }
+
+    /// The next task, of which there are never more than places. None when the scheduler is gone or has
     /// given this worker up: whatever still runs is then to be stopped, and the worker attached anew.
     pub async fn next(&mut self) -> Option<Assignment> {
         loop {
-            tokio::select! {
-                order = self.orders.recv() => match order {
-                    Some(ToWorker::Run(lease, task)) => {
-                        let revoked = self.reporter.hold(lease);
-                        return Some(Assignment { lease, task: *task, revoked });
-                    }
-                    Some(ToWorker::Revoke(lease)) => self.reporter.revoke(lease),
-                    Some(
-                        ToWorker::Alive
-                        | ToWorker::Keep(..)
-                        | ToWorker::Abandon(_)
-                        | ToWorker::Recall(_),
-                    ) => {}
-                    None => {
-                        self.reporter.revoke_all();
-                        return None;
-                    }
-                },
-                _ = self.heartbeat.tick() => self.reporter.alive(),
+            match self.order().await {
+                Some(ToWorker::Run(lease, task)) => {
+                    let revoked = self.reporter.hold(lease);
+                    return Some(Assignment { lease, task: *task, revoked });
+                }
+                Some(ToWorker::Revoke(lease)) => self.reporter.revoke(lease),
+                Some(
+                    ToWorker::Alive
+                    | ToWorker::Keep(..)
+                    | ToWorker::Abandon(_)
+                    | ToWorker::Recall(_),
+                ) => {}
+                None => {
+                    self.reporter.revoke_all();
+                    return None;
+                }
             }
         }
     }
@@ -247,6 +298,30 @@ mod tests {
             drop(end);
         };
         assert!(!tokio::join!(poll, hear).0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scheduler_that_falls_silent_is_lost() {
+        let (mut link, end) = WorkerLink::pair(1);
+        end.orders.send(ToWorker::Alive).await.unwrap();
+        let began = time::Instant::now();
+        assert!(link.order().await.is_none());
+        let after = began.elapsed();
+        assert!(after >= Duration::from_secs(4) && after < Duration::from_secs(6), "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_of_this_process_is_not_the_silence_of_its_scheduler() {
+        let (mut link, end) = WorkerLink::pair(1);
+        end.orders.send(ToWorker::Alive).await.unwrap();
+        let early = time::timeout(Duration::from_secs(2), link.order()).await;
+        assert!(early.is_err(), "{early:?}");
+        time::advance(Duration::from_secs(3600)).await;
+        end.orders.send(ToWorker::Recall(Lease(1))).await.unwrap();
+        assert_eq!(link.order().await, Some(ToWorker::Recall(Lease(1))));
+        time::advance(Duration::from_secs(3600)).await;
+        let early = time::timeout(Duration::from_secs(2), link.order()).await;
+        assert!(early.is_err(), "{early:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -28,6 +28,6 @@ mod times;
 mod upload;
 mod usage;
 
-pub use executor::{Executor, Report};
+pub use executor::{Executor, Report, Said};
 pub use local::{Keep, Local, Settings};
-pub use slots::Slots;
+pub use slots::{Slots, usual_prefetch};

@@ -10,6 +10,7 @@ mod endings;
 mod figures;
 mod hostile;
 mod inputs;
+mod links;
 mod outputs;
 mod renewal;
 mod rig;
