@@ -100,8 +100,9 @@ impl TaskGroup {
     pub async fn failed(&self) -> String {
         let mut failed = self.failed.subscribe();
         // The sender lives in `self`, so the wait can only end with a story.
-        match failed.wait_for(Option::is_some).await {
-            Ok(story) => story.clone().unwrap_or_default(),
+        let story = failed.wait_for(Option::is_some).await.map(|story| story.clone());
+        match story {
+            Ok(story) => story.unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
     }

@@ -161,6 +161,12 @@ impl WorkerLink {
         }
     }
 
+    /// The bare channels of the worker's end: for those who carry them to a worker elsewhere.
+    pub fn into_channels(mut self) -> (mpsc::Sender<FromWorker>, mpsc::Receiver<ToWorker>) {
+        let orders = std::mem::replace(&mut self.orders, mpsc::channel(1).1);
+        (self.reporter.reports.clone(), orders)
+    }
+
     /// Where to report what becomes of the tasks.
     pub fn reporter(&self) -> Reporter {
         self.reporter.clone()
