@@ -75,6 +75,11 @@ impl Process {
         self.turn(Status::Killed, |_| true);
     }
 
+    /// Whether it is stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.state().status == Status::Stopped
+    }
+
     /// Whether it was killed.
     pub fn is_killed(&self) -> bool {
         self.state().status == Status::Killed

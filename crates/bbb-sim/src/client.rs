@@ -8,7 +8,8 @@ use std::{
 
 use bbb_digest::Digest;
 use bbb_scheduler::{
-    ActionKey, End, Failure, OperationId, OperationState, Platform, Stage, Submission,
+    ActionKey, Demand, End, Failure, InputPart, OperationId, OperationState, Platform, Stage,
+    Submission,
 };
 use tokio::time;
 
@@ -42,6 +43,8 @@ pub(crate) struct Wish {
     pub(crate) invocation: Arc<str>,
     pub(crate) priority: i32,
     pub(crate) requirement: Platform,
+    pub(crate) demand: Demand,
+    pub(crate) inputs: Arc<[InputPart]>,
     /// Whether no worker offers what it asks for.
     pub(crate) is_impossible: bool,
     pub(crate) timeout: Duration,
@@ -244,6 +247,12 @@ impl Clients {
             End::Failed(Failure::Cancelled(_)) if matches!(wish.conduct, Conduct::Cancels(_)) => {
                 true
             }
+            // A machine that is away may be away for longer than anybody waits for it.
+            End::Failed(Failure::Unsatisfiable(why)) if !self.is_offered(wish) => {
+                note!(world, "{name} finds no worker: {why}");
+                self.cluster.judge.count(|tally| tally.unsatisfied += 1);
+                false
+            }
             // The client tries once more, as people do.
             End::Failed(Failure::Attempts(story)) if story.0.len() >= MAX_ATTEMPTS => {
                 note!(world, "{name} was refused: {story}");
@@ -282,6 +291,16 @@ impl Clients {
         }
     }
 
+    /// Whether a machine that was not hurt lately offers what a wish asks for.
+    fn is_offered(&self, wish: &Wish) -> bool {
+        let machines = self.cluster.machines.iter();
+        let mut able = machines.filter(|machine| {
+            let offered: Vec<_> = machine.offer.platform.iter().collect();
+            wish.requirement.iter().all(|asked| offered.contains(&asked))
+        });
+        able.any(|machine| self.cluster.judge.is_calm(machine.host))
+    }
+
     fn any(&self) -> Host {
         self.cluster.world.below(self.cluster.machines.len())
     }
@@ -296,6 +315,8 @@ impl Wish {
         let key = ActionKey { instance: Default::default(), action: self.job.digest() };
         Submission {
             requirement: self.requirement.clone(),
+            demand: self.demand,
+            inputs: Arc::clone(&self.inputs),
             timeout: self.timeout,
             priority: self.priority,
             invocation: Arc::clone(&self.invocation),

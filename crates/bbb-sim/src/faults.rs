@@ -69,7 +69,7 @@ pub(crate) async fn run(cluster: &Arc<Cluster>, lasts: Duration, every_ms: u64) 
 }
 
 impl Cluster {
-    async fn suffer(&self, fault: Fault, host: Host, long: Duration) {
+    async fn suffer(self: &Arc<Self>, fault: Fault, host: Host, long: Duration) {
         let world = &self.world;
         note!(world, "fault {fault:?} of {host} for {long:?}");
         match fault {
@@ -107,7 +107,13 @@ impl Cluster {
                 let other = world.below(self.machines.len());
                 self.part(vec![(host, other)], long).await;
             }
-            ClockJump => {}
+            ClockJump => {
+                let (clock, off) = (&self.machines[host].clock, world.millis(0, 3_600_000));
+                match world.one_in(2) {
+                    true => clock.jump(off, Duration::ZERO),
+                    false => clock.jump(Duration::ZERO, off),
+                }
+            }
             BadDisk => {
                 let mood = self.mood();
                 *lock(&self.machines[host].disk.mood) = mood;
@@ -144,7 +150,7 @@ impl Cluster {
     }
 
     /// Starts the node on a machine, unless another fault's end has done so.
-    fn revive(&self, host: Host) {
+    fn revive(self: &Arc<Self>, host: Host) {
         if self.machines[host].node().is_none() {
             self.start(host);
         }

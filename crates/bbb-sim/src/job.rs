@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bbb_digest::{Digest, Function};
 use bbb_reapi::{ToProto as _, proto::reapi::OutputFile};
-use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_scheduler::{Outcome, Progress, Staged, Task};
 use bbb_storage::{ActionCache, ActionResult, Cas, Error};
 use bbb_worker::{Executor, Report};
 use bytes::Bytes;
@@ -110,9 +110,16 @@ impl Simulated {
             self.world.is_wrong("an action's text is not what was stored".to_owned());
             return Ok(Outcome::Failed("unreadable".into()));
         };
+        let mut staged = Staged::default();
         for (digest, _) in job.blobs() {
+            staged.needed_bytes += digest.size_bytes();
+            if !self.store.has_near(digest) {
+                staged.fetched_bytes += digest.size_bytes();
+            }
             self.store.read(digest).await?;
         }
+        report.staged(staged);
+        report.turn().await;
         let running = self.judge.began(task, self.host, job.number);
         report.progress(Progress::Running);
         if self.world.one_in(self.mishaps.hangs) {

@@ -43,7 +43,7 @@ struct State {
     /// How many faults hurt each host now, and when that number last changed.
     hurt: BTreeMap<Host, (u32, Duration)>,
     /// Who schedules as all nodes see it, and since when; none if they do not agree.
-    scheduler: Option<(Host, Duration)>,
+    scheduler: Option<((Host, u64), Duration)>,
     tally: Tally,
 }
 
@@ -58,6 +58,8 @@ pub struct Tally {
     pub cached: u64,
     /// Operations that were refused after as many attempts as there may be.
     pub refused: u64,
+    /// Operations that were refused while no machine was there that offers what they ask for.
+    pub unsatisfied: u64,
     /// How often a client had to connect anew.
     pub reconnects: u64,
     /// Operations that nobody knew any more when their client came back.
@@ -128,14 +130,17 @@ impl Judge {
     }
 
     /// Whom the nodes take for the scheduler: one, if all agree.
-    pub(crate) fn scheduler_is(&self, host: Option<Host>) {
+    pub(crate) fn scheduler_is(&self, named: Option<(Host, u64)>) {
         let now = self.world.now();
         let mut state = lock(&self.state);
-        if state.scheduler.map(|(host, _)| host) != host {
-            state.scheduler = host.map(|host| (host, now));
-            state.tally.terms += u64::from(host.is_some());
+        if state.scheduler.map(|(named, _)| named) != named {
+            state.scheduler = named.map(|named| (named, now));
+            state.tally.terms += u64::from(named.is_some());
             drop(state);
-            note!(self.world, "all take {host:?} for the scheduler");
+            match named {
+                Some((host, _)) => note!(self.world, "all take {host} for the scheduler"),
+                None => note!(self.world, "nodes do not agree who schedules"),
+            }
         }
     }
 
@@ -147,6 +152,12 @@ impl Judge {
         lock(&self.state).tally
     }
 
+    /// Whether nothing has hurt a host for [`CALM`].
+    pub(crate) fn is_calm(&self, host: Host) -> bool {
+        let calm = lock(&self.state).calm_since(host);
+        calm.is_some_and(|since| self.world.now() >= since + CALM)
+    }
+
     /// How many commands run.
     pub(crate) fn running(&self) -> usize {
         lock(&self.state).commands.len()
@@ -155,7 +166,7 @@ impl Judge {
     fn look(&self) {
         let now = self.world.now();
         let mut state = lock(&self.state);
-        let Some((scheduler, agreed)) = state.scheduler else { return };
+        let Some(((scheduler, _), agreed)) = state.scheduler else { return };
         let mut by_action: BTreeMap<Digest, Vec<u64>> = BTreeMap::new();
         for (number, command) in &state.commands {
             by_action.entry(command.action).or_default().push(*number);

@@ -9,13 +9,16 @@
 //! hangs; no action runs twice at once in a calm cluster; what a client was told of can be read; nothing is left at the end.
 
 mod client;
+mod clock;
 mod faults;
 mod job;
 mod judge;
 mod net;
 mod node;
+mod reach;
 mod store;
 mod trace;
+mod views;
 mod workload;
 mod world;
 
@@ -57,6 +60,7 @@ pub async fn simulate(seed: u64, prints: bool) -> Verdict {
     let plan = workload::Plan::by(&world);
     let cluster = Arc::new(plan.cluster(&world));
     (0..cluster.machines.len()).for_each(|host| cluster.start(host));
+    world.spawn("views", views::run(Arc::clone(&cluster)));
     let clients = Clients::new(&cluster);
     plan.start(&world, &clients);
     faults::run(&cluster, plan.faults_for, plan.fault_every_ms).await;
@@ -65,6 +69,8 @@ pub async fn simulate(seed: u64, prints: bool) -> Verdict {
         if let Some(node) = machine.node() {
             cluster.look_for_panics(machine.host, &node);
         }
+        // A node knows the cluster, which knows the node.
+        cluster.kill(machine.host);
     }
     let trace = world.trace();
     Verdict {

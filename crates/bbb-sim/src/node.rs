@@ -2,22 +2,27 @@
 
 use std::sync::{Arc, Mutex};
 
+use bbb_cluster::ClusterView;
 use bbb_digest::Digest;
 use bbb_lifecycle::{Process, TaskGroup};
-use bbb_peer::work::Ends;
+use bbb_peer::work::{ClusterDispatch, Ends, Work, WorkSettings};
 use bbb_scheduler::{
-    Dispatch, DispatchError, OperationId, OperationState, Submission, Watch, WorkerOffer,
+    Dispatch, DispatchError, OperationId, OperationState, Scheduler, Submission, Watch,
+    WorkerOffer, core::Limits,
 };
 use bbb_storage::Cas;
 use bbb_worker::Slots;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
+    clock::Clock,
     job::{Mishaps, Simulated},
     judge::Judge,
     net::{Broken, CLIENTS, Host, Net},
+    reach::Ways,
     store::{Bucket, Disk, Store},
+    views,
     world::{World, lock, note},
 };
 
@@ -41,6 +46,7 @@ pub(crate) struct Machine {
     pub(crate) host: Host,
     pub(crate) disk: Arc<Disk>,
     pub(crate) offer: WorkerOffer,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) node: Mutex<Option<Arc<Node>>>,
 }
 
@@ -48,8 +54,13 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) process: Process,
+    /// When it began, as members of a cluster are told apart.
+    pub(crate) generation: u64,
+    pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    /// What other nodes may ask of it.
+    pub(crate) work: Arc<dyn Work>,
     tasks: TaskGroup,
-    pub(crate) dispatch: Arc<dyn Dispatch>,
+    dispatch: Arc<dyn Dispatch>,
     store: Arc<Store>,
 }
 
@@ -86,8 +97,9 @@ pub(crate) enum Say {
 }
 
 impl Machine {
-    pub(crate) fn new(host: Host, offer: WorkerOffer) -> Self {
-        Self { host, disk: Arc::default(), offer, node: Mutex::default() }
+    pub(crate) fn new(world: &World, host: Host, offer: WorkerOffer) -> Self {
+        let clock = Arc::new(Clock::new(world));
+        Self { host, disk: Arc::default(), offer, clock, node: Mutex::default() }
     }
 
     /// The node on it, if it lives.
@@ -98,10 +110,10 @@ impl Machine {
 
 impl Cluster {
     /// Starts a node on a machine that has none.
-    pub(crate) fn start(&self, host: Host) {
+    pub(crate) fn start(self: &Arc<Self>, host: Host) {
         let machine = &self.machines[host];
         let process = Process::new();
-        let node = process.enter(|| Node::start(self, machine, process.clone()));
+        let node = process.clone().enter(|| Node::start(self, machine, process));
         *lock(&machine.node) = Some(Arc::new(node));
         note!(self.world, "node {host} starts");
     }
@@ -128,29 +140,46 @@ impl Cluster {
         let node = self.machines[host].node().ok_or(Broken)?;
         let (client, server) = Ends::pair(1, ANSWERS);
         let serving = Arc::clone(&node);
-        node.process.enter(|| {
-            node.tasks.spawn("door", async move { serving.serve(ask, server).await });
-        });
+        node.spawn("door", async move { serving.serve(ask, server).await });
         Ok(self.net.join(CLIENTS, host, client))
     }
 }
 
 impl Node {
-    fn start(cluster: &Cluster, machine: &Machine, process: Process) -> Self {
-        let tasks = TaskGroup::new("node");
-        let store = Store::new(&cluster.world, &machine.disk, &cluster.bucket);
-        let dispatch: Arc<dyn Dispatch> =
-            bbb_scheduler::Scheduler::start(&tasks, bbb_scheduler::core::Limits::default());
+    fn start(cluster: &Arc<Cluster>, machine: &Machine, process: Process) -> Self {
+        let (tasks, world) = (TaskGroup::new("node"), &cluster.world);
+        let store = Store::new(world, &machine.disk, &cluster.bucket);
+        let seen = views::alone(world, machine.host);
+        let generation = seen.me().generation;
+        let (view, views) = watch::channel(Arc::new(seen));
+        let scheduler = |tasks: &TaskGroup| Scheduler::start(tasks, Limits::default());
+        let settings = WorkSettings {
+            scheduler: Arc::new(scheduler),
+            ids: Arc::clone(&machine.clock) as _,
+            ..WorkSettings::default()
+        };
+        let ways = Ways { cluster: Arc::clone(cluster), from: machine.host };
+        let work = ClusterDispatch::start(settings, views, Arc::new(ways), &tasks);
         let executor = Simulated {
-            world: cluster.world.clone(),
+            world: world.clone(),
             judge: Arc::clone(&cluster.judge),
             host: machine.host,
             store: Arc::clone(&store),
             mishaps: cluster.mishaps,
         };
+        let dispatch: Arc<dyn Dispatch> = Arc::clone(&work) as _;
         let slots = Slots::new(machine.offer.clone(), Arc::clone(&dispatch), Arc::new(executor));
         slots.start(&tasks);
-        Self { process, tasks, dispatch, store }
+        Self { process, generation, view, work, tasks, dispatch, store }
+    }
+
+    /// Starts a task of this node.
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.process.enter(|| drop(self.tasks.spawn(name, task)));
     }
 
     /// Serves one call, as long as its client listens.

@@ -158,6 +158,11 @@ impl Store {
         Arc::new(Self { world: world.clone(), disk, bucket })
     }
 
+    /// Whether the disk has a blob.
+    pub(crate) fn has_near(&self, digest: Digest) -> bool {
+        lock(&self.disk.blobs).contains_key(&digest)
+    }
+
     /// A whole blob.
     pub(crate) async fn read(&self, digest: Digest) -> Result<Bytes> {
         let mood = *lock(&self.disk.mood);

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bbb_scheduler::{Platform, WorkerOffer};
+use bbb_scheduler::{Demand, InputPart, Platform, WorkerOffer};
+use bbb_worker::usual_prefetch;
 
 use crate::{
     client::{Clients, Conduct, Wish},
@@ -13,6 +14,9 @@ use crate::{
     store::Bucket,
     world::{World, note},
 };
+
+/// What each machine has for its tasks.
+const CAPACITY: Demand = Demand { millicpus: 4000, memory_bytes: 8 << 30 };
 
 /// How large everything is.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +32,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn by(world: &World) -> Self {
         let plan = Self {
-            nodes: 1,
+            nodes: 1 + world.below(5),
             builds: 1 + world.below(4),
             actions: 2 + world.below(20),
             mishaps: Mishaps {
@@ -46,10 +50,12 @@ impl Plan {
     pub(crate) fn cluster(&self, world: &World) -> Cluster {
         let machines = (0..self.nodes).map(|host| {
             let mut offer = WorkerOffer::of(format!("node-{host}"), 1 + world.below(3) as u32);
+            offer.prefetch = usual_prefetch(offer.slots);
+            offer.capacity = CAPACITY;
             if host % 2 == 0 {
                 offer.platform = platform("pool", "even");
             }
-            Machine::new(host, offer)
+            Machine::new(world, host, offer)
         });
         let machines = machines.collect();
         let net = Net::new(world);
@@ -97,7 +103,16 @@ impl Plan {
             outputs: 1 + number as usize % 3,
             runs_for: Duration::from_millis(number * 7919 % 9000),
         };
+        let demand = match number % 4 {
+            0 => Demand { millicpus: 3000, memory_bytes: 1 << 30 },
+            1 => Demand { millicpus: 500, memory_bytes: 6 << 30 },
+            _ => Demand::default(),
+        };
+        // Some actions have inputs in common.
+        let part = InputPart { key: number % 7, bytes: 1 << 20 };
         Wish {
+            demand,
+            inputs: [part].into(),
             job,
             invocation: Arc::clone(invocation),
             priority: world.below(3) as i32 - 1,
