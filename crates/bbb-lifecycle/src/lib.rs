@@ -13,5 +13,5 @@ mod process;
 mod signals;
 
 pub use group::{Stop, TaskGroup};
-pub use process::Process;
+pub use process::{Process, Turns};
 pub use signals::{Signals, SignalsError};

@@ -4,11 +4,15 @@
 //! that no line of a process that is stopped or killed is run, except the destructors of what a killed one held: as a
 //! kernel does, they close its connections. Outside of simulations there is no process, and this costs one look at a
 //! thread-local variable for each task that is started.
+//!
+//! It promises too that tasks take their [`Turns`] in the same order each time, on a runtime of one thread: those that
+//! are woken by the same things are run in the order in which they were started. The runtime alone does not: its watch
+//! channels wake whoever waits in an order by chance.
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
-    fmt, mem,
+    collections::{BTreeMap, BTreeSet},
+    fmt, future, mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -19,16 +23,86 @@ thread_local! {
     static CURRENT: RefCell<Option<Process>> = const { RefCell::new(None) };
 }
 
-/// A simulated process. Cheap to clone.
+/// The order of the tasks of all processes of a simulation. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Process(Arc<Mutex<State>>);
+pub struct Turns(Arc<Mutex<Order>>);
+
+#[derive(Default)]
+struct Order {
+    last_task: u64,
+    /// Tasks that were woken, and how they are run.
+    waiting: BTreeMap<u64, Waker>,
+    /// Those of them whose turn has come.
+    called: BTreeSet<u64>,
+    caller: Option<Waker>,
+}
+
+impl Turns {
+    /// Calls the tasks as long as it is polled. Must itself be a task of the runtime, which polls first in, first out: so
+    /// it is polled when all have registered who were woken by those it called before.
+    pub async fn call(&self) {
+        future::poll_fn(|context| {
+            let mut order = self.order();
+            order.caller = Some(context.waker().clone());
+            let waiting = mem::take(&mut order.waiting);
+            order.called.extend(waiting.keys());
+            drop(order);
+            waiting.into_values().for_each(Waker::wake);
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether it is the turn of a task. If not, it is woken when it is.
+    fn is_called(&self, task: u64, waker: &Waker) -> bool {
+        let mut order = self.order();
+        if order.called.remove(&task) {
+            return true;
+        }
+        order.waiting.insert(task, waker.clone());
+        let caller = order.caller.clone();
+        drop(order);
+        if let Some(caller) = caller {
+            caller.wake();
+        }
+        false
+    }
+
+    fn start(&self) -> u64 {
+        let mut order = self.order();
+        order.last_task += 1;
+        order.last_task
+    }
+
+    fn end(&self, task: u64) {
+        let mut order = self.order();
+        order.waiting.remove(&task);
+        order.called.remove(&task);
+    }
+
+    fn order(&self) -> MutexGuard<'_, Order> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Turns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
+
+/// A simulated process. Cheap to clone.
+#[derive(Clone)]
+pub struct Process {
+    turns: Turns,
+    state: Arc<Mutex<State>>,
+}
 
 #[derive(Default)]
 struct State {
     status: Status,
     /// How each task is woken, by its number: in an order that is the same each time.
     tasks: BTreeMap<u64, Waker>,
-    last_task: u64,
     panics: Vec<String>,
 }
 
@@ -42,8 +116,8 @@ enum Status {
 
 impl Process {
     /// One that runs and has no tasks yet.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(turns: &Turns) -> Self {
+        Self { turns: turns.clone(), state: Arc::default() }
     }
 
     /// The one whose code calls this, if that is simulated.
@@ -106,10 +180,7 @@ impl Process {
 
     /// A task as a task of this process.
     pub(crate) fn within<F: Future<Output = ()>>(self, task: F) -> Within<F> {
-        let mut state = self.state();
-        state.last_task += 1;
-        let number = state.last_task;
-        drop(state);
+        let number = self.turns.start();
         Within { task: Some(Box::pin(task)), process: self, number }
     }
 
@@ -125,7 +196,7 @@ impl Process {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,6 +229,9 @@ impl<F: Future<Output = ()>> Future for Within<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        if !this.process.turns.is_called(this.number, context.waker()) {
+            return Poll::Pending;
+        }
         let mut state = this.process.state();
         state.tasks.insert(this.number, context.waker().clone());
         let status = state.status;
@@ -181,6 +255,7 @@ impl<F> Drop for Within<F> {
         let task = mem::take(&mut self.task);
         self.process.enter(|| drop(task));
         self.process.state().tasks.remove(&self.number);
+        self.process.turns.end(self.number);
     }
 }
 
@@ -191,10 +266,18 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::time;
+    use tokio::{sync::watch, time};
 
     use super::*;
     use crate::TaskGroup;
+
+    /// A process whose tasks have their turns.
+    fn process() -> Process {
+        let turns = Turns::default();
+        let process = Process::new(&turns);
+        TaskGroup::new("turns").spawn("turns", async move { turns.call().await });
+        process
+    }
 
     /// A group with a task that counts seconds, in a child that it starts itself.
     fn counting(process: &Process) -> (TaskGroup, Arc<AtomicU32>) {
@@ -215,7 +298,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_stopped_does_nothing_until_it_goes_on() {
-        let process = Process::new();
+        let process = process();
         let (_group, seconds) = counting(&process);
         time::sleep(Duration::from_millis(2500)).await;
         assert_eq!(seconds.load(Ordering::Relaxed), 2);
@@ -229,7 +312,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_killed_is_dropped_with_all_that_it_started() {
-        let process = Process::new();
+        let process = process();
         let (group, seconds) = counting(&process);
         time::sleep(Duration::from_millis(1500)).await;
         process.stop();
@@ -240,5 +323,24 @@ mod tests {
         process.enter(|| group.spawn("late", async { panic!("it was run") }));
         time::sleep(Duration::from_secs(1)).await;
         assert!(process.panics().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_woken_at_once_runs_in_order() {
+        let (process, group) = (process(), TaskGroup::new("test"));
+        let (news, ran) = (watch::Sender::new(0), Arc::new(Mutex::new(Vec::new())));
+        process.enter(|| {
+            for task in 0..100 {
+                let (mut news, ran) = (news.subscribe(), Arc::clone(&ran));
+                group.spawn("listener", async move {
+                    news.changed().await.unwrap();
+                    ran.lock().unwrap().push(task);
+                });
+            }
+        });
+        time::sleep(Duration::from_secs(1)).await;
+        news.send_replace(1);
+        time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(*ran.lock().unwrap(), (0..100).collect::<Vec<_>>());
     }
 }

@@ -45,7 +45,7 @@ fn main() {
     for worker in 0..WORKERS {
         let name = format!("worker-{worker}");
         let offer = WorkerOffer { platform: platform(worker % 2), ..WorkerOffer::of(name, SLOTS) };
-        if let Err(full) = core.join_worker(now(), WorkerId(worker), offer) {
+        if let Err(full) = core.join_worker(now(), WorkerId(worker), offer, Vec::new()) {
             println!("refused: {full:?}");
         }
         take(&mut core, &mut held);

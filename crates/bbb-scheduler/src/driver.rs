@@ -1,15 +1,9 @@
 //! Drives the core in this process: one task owns it, everyone else sends to that task.
 //!
-//! It adds what the core does without: the clock, names for operations, channels and watches. It decides
-//! nothing.
+//! It adds what the core does without: the clock, names for operations, channels and watches, and a heartbeat for the
+//! workers. It decides nothing.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, fmt, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bbb_lifecycle::{Stop, TaskGroup};
@@ -24,10 +18,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    Dispatch, DispatchError, Filter, FromWorker, Holding, Listing, OperationId, OperationState,
-    Page, Snapshot, Stage, StageKind, Submission, ToWorker, Watch, Watched, WorkerLink,
-    WorkerOffer,
+    Dispatch, DispatchError, Filter, FromWorker, Holding, Ids, Listing, OperationId,
+    OperationState, OwnIds, Page, Snapshot, Stage, StageKind, Submission, ToWorker, Watch, Watched,
+    WorkerLink, WorkerOffer,
     core::{Core, Effect, Limits, Now, WorkerId},
+    link::HEARTBEAT_EVERY,
 };
 
 /// How many requests wait for the driver before their senders do.
@@ -35,6 +30,9 @@ const INBOX: usize = 1024;
 
 /// How often the core is ticked when nothing else happens.
 const TICK_EVERY: Duration = Duration::from_secs(1);
+
+/// How much a worker may have left unread and still be told that this scheduler lives.
+const UNREAD_GREETINGS: usize = 2;
 
 /// The largest page of a list.
 const MAX_PAGE: usize = 1000;
@@ -62,8 +60,14 @@ type Reply<T> = oneshot::Sender<T>;
 impl Scheduler {
     /// Starts a scheduler as a task of `group`. When the group stops, all links and watches end.
     pub fn start(group: &TaskGroup, limits: Limits) -> Arc<Self> {
+        Self::start_with(group, limits, Arc::new(OwnIds))
+    }
+
+    /// Like [`Scheduler::start`], with names and the time of day from elsewhere: with the same ones, a paused clock and
+    /// one thread, the same happens each time.
+    pub fn start_with(group: &TaskGroup, limits: Limits, ids: Arc<dyn Ids>) -> Arc<Self> {
         let (inbox, requests) = mpsc::channel(INBOX);
-        let driver = Driver::new(limits);
+        let driver = Driver::new(limits, ids);
         group.spawn("scheduler", driver.run(requests, group.stop()));
         Arc::new(Self { inbox })
     }
@@ -121,25 +125,30 @@ type Report = (WorkerId, Option<FromWorker>);
 
 struct Driver {
     core: Core,
+    ids: Arc<dyn Ids>,
     began: Instant,
     ticked: Instant,
+    /// When workers were last told that this scheduler lives.
+    greeted: Instant,
     states: BTreeMap<OperationId, watch::Sender<Arc<OperationState>>>,
     watched: Arc<Watched>,
-    orders: HashMap<WorkerId, mpsc::Sender<ToWorker>>,
+    orders: BTreeMap<WorkerId, mpsc::Sender<ToWorker>>,
     reports: SelectAll<BoxStream<'static, Report>>,
     last_worker: u64,
 }
 
 impl Driver {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, ids: Arc<dyn Ids>) -> Self {
         let began = Instant::now();
         Self {
             core: Core::new(limits),
+            ids,
             began,
             ticked: began,
+            greeted: began,
             states: BTreeMap::new(),
             watched: Arc::default(),
-            orders: HashMap::new(),
+            orders: BTreeMap::new(),
             reports: SelectAll::new(),
             last_worker: 0,
         }
@@ -148,7 +157,9 @@ impl Driver {
     async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: Stop) {
         let mut alarm = Box::pin(time::sleep_until(self.deadline()));
         loop {
+            // What workers say comes before what is asked: it is bounded by what they were given, and it frees slots.
             tokio::select! {
+                biased;
                 () = stop.requested() => return,
                 Some((id, report)) = self.reports.next(), if !self.reports.is_empty() => {
                     self.hear(id, report);
@@ -170,7 +181,7 @@ impl Driver {
 
     /// When the core is to be ticked.
     fn deadline(&self) -> Instant {
-        let idle = self.ticked + TICK_EVERY;
+        let idle = (self.ticked + TICK_EVERY).min(self.greeted + HEARTBEAT_EVERY);
         match self.core.next_deadline() {
             Some(at) => idle.min(self.began + at),
             None => idle,
@@ -194,10 +205,25 @@ impl Driver {
             }
         }
         self.core.tick(now);
+        if self.greeted + HEARTBEAT_EVERY <= self.ticked {
+            self.greeted = self.ticked;
+            self.greet();
+        }
+    }
+
+    /// Tells all workers that this scheduler lives, but for those that have not read what they were told before: the
+    /// rest of the room belongs to the leases.
+    fn greet(&self) {
+        for orders in self.orders.values() {
+            if orders.max_capacity() - orders.capacity() < UNREAD_GREETINGS {
+                // One that has left is found where it matters.
+                let _ = orders.try_send(ToWorker::Alive);
+            }
+        }
     }
 
     fn now(&self) -> Now {
-        Now { since_start: self.began.elapsed(), wall: SystemTime::now() }
+        Now { since_start: self.began.elapsed(), wall: self.ids.wall() }
     }
 
     fn hear(&mut self, id: WorkerId, report: Option<FromWorker>) {
@@ -238,8 +264,7 @@ impl Driver {
     }
 
     fn submit(&mut self, now: Now, submission: Submission) -> Result<Watch, DispatchError> {
-        let id = (submission.known.as_ref())
-            .map_or_else(|| OperationId(uuid::Uuid::new_v4().as_u128()), |known| known.id);
+        let id = (submission.known.as_ref()).map_or_else(|| self.ids.operation(), |known| known.id);
         let id = (self.core.submit(now, id, submission))
             .map_err(|full| DispatchError::Full(full.0.to_owned()))?;
         self.apply();
@@ -278,19 +303,15 @@ impl Driver {
         offer: WorkerOffer,
         holdings: Vec<Holding>,
     ) -> Result<WorkerLink, DispatchError> {
-        let brought = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
-        let places = offer.slots.saturating_add(offer.prefetch).saturating_add(brought);
+        let held = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
+        let places = offer.slots.saturating_add(offer.prefetch).saturating_add(held);
         let (link, end) = WorkerLink::pair(places);
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
-        tracing::info!(worker = offer.name, slots = offer.slots, "worker attached");
+        tracing::info!(worker = offer.name, slots = offer.slots, holds = held, "worker attached");
         self.core
-            .join_worker(now, id, offer)
+            .join_worker(now, id, offer, holdings)
             .map_err(|full| DispatchError::Full(full.0.to_owned()))?;
-        for holding in holdings {
-            // A new link has room.
-            let _ = end.orders.try_send(ToWorker::Abandon(holding.task.operation));
-        }
         self.orders.insert(id, end.orders);
         let reports = ReceiverStream::new(end.reports).map(move |report| (id, Some(report)));
         self.reports.push(reports.chain(stream::iter([(id, None)])).boxed());

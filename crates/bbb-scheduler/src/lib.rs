@@ -8,6 +8,7 @@
 pub mod core;
 mod dispatch;
 mod driver;
+mod ids;
 mod link;
 mod operation;
 mod words;
@@ -17,6 +18,7 @@ pub use dispatch::{
     WorkerState,
 };
 pub use driver::Scheduler;
+pub use ids::{Ids, OwnIds};
 pub use link::{Assignment, HEARTBEAT_EVERY, LOST_AFTER_BEATS, Reporter, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{

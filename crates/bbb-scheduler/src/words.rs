@@ -122,6 +122,13 @@ pub struct Demand {
     pub memory_bytes: u64,
 }
 
+impl Demand {
+    /// Whether this is enough for what `wanted` asks for.
+    pub fn covers(self, wanted: Self) -> bool {
+        self.millicpus >= wanted.millicpus && self.memory_bytes >= wanted.memory_bytes
+    }
+}
+
 /// A part of an input tree that is worth being near to: a directory with all below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct InputPart {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bbb_scheduler::OperationId;
+
 use crate::world::{World, lock};
 
 /// The clock of one machine. It outlives the processes there.
@@ -28,6 +30,16 @@ impl Clock {
     pub(crate) fn now(&self) -> SystemTime {
         let (ahead, behind) = *lock(&self.off);
         self.world.wall() + ahead - behind
+    }
+}
+
+impl bbb_scheduler::Ids for Clock {
+    fn operation(&self) -> OperationId {
+        OperationId(self.world.bits())
+    }
+
+    fn wall(&self) -> SystemTime {
+        self.now()
     }
 }
 

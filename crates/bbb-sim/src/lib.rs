@@ -22,9 +22,9 @@ mod views;
 mod workload;
 mod world;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::time;
+use tokio::{sync::oneshot, time};
 
 use crate::{client::Clients, node::Cluster, world::World};
 pub use judge::Tally;
@@ -57,14 +57,35 @@ pub struct Verdict {
 /// Simulates what the seed decides. All events are printed, if that is wanted.
 pub async fn simulate(seed: u64, prints: bool) -> Verdict {
     let world = World::new(seed, prints);
-    let plan = workload::Plan::by(&world);
-    let cluster = Arc::new(plan.cluster(&world));
+    let (tell, told) = oneshot::channel();
+    let simulated = world.clone();
+    world.spawn("simulation", async move {
+        // Whoever waits for it waits until it is told.
+        let _ = tell.send(run(&simulated).await);
+    });
+    let tally = told.await.unwrap_or_default();
+    world.panics().into_iter().for_each(|story| world.is_wrong(story));
+    let trace = world.trace();
+    Verdict {
+        seed,
+        hash: trace.hash(),
+        events: trace.count(),
+        last: trace.last(),
+        lasted: world.now(),
+        wrongs: world.take_wrongs(),
+        tally,
+    }
+}
+
+async fn run(world: &World) -> Tally {
+    let plan = workload::Plan::by(world);
+    let cluster = Arc::new(plan.cluster(world));
     (0..cluster.machines.len()).for_each(|host| cluster.start(host));
     world.spawn("views", views::run(Arc::clone(&cluster)));
     let clients = Clients::new(&cluster);
-    plan.start(&world, &clients);
+    plan.start(world, &clients);
     faults::run(&cluster, plan.faults_for, plan.fault_every_ms).await;
-    settle(&world, &cluster, &clients).await;
+    settle(world, &cluster, &clients).await;
     for machine in &cluster.machines {
         if let Some(node) = machine.node() {
             cluster.look_for_panics(machine.host, &node);
@@ -72,23 +93,15 @@ pub async fn simulate(seed: u64, prints: bool) -> Verdict {
         // A node knows the cluster, which knows the node.
         cluster.kill(machine.host);
     }
-    let trace = world.trace();
-    Verdict {
-        seed,
-        wrongs: world.take_wrongs(),
-        hash: trace.hash(),
-        events: trace.count(),
-        last: trace.last(),
-        lasted: world.now(),
-        tally: cluster.judge.tally(),
-    }
+    cluster.judge.tally()
 }
 
 /// Waits until all has come to its end in a cluster without faults.
 async fn settle(world: &World, cluster: &Cluster, clients: &Clients) {
-    let ended = until(world, ENDS_WITHIN, async || match clients.open() {
-        open if open.is_empty() => Ok(()),
-        open => Err(open.join(", ")),
+    let ended = until(world, ENDS_WITHIN, || {
+        let open = clients.open();
+        let ended = if open.is_empty() { Ok(()) } else { Err(open.join(", ")) };
+        Box::pin(ready(ended))
     });
     if let Err(open) = ended.await {
         return world.is_wrong(format!("{ENDS_WITHIN:?} after the last fault there wait: {open}"));
@@ -97,26 +110,31 @@ async fn settle(world: &World, cluster: &Cluster, clients: &Clients) {
     for machine in &cluster.machines {
         clients.read("the last reader", machine.host, promised.clone()).await;
     }
-    let forgotten = until(world, FORGETS_WITHIN, async || {
-        for machine in &cluster.machines {
-            let Some(node) = machine.node() else { continue };
-            node.is_empty().await.map_err(|left| format!("{}: {left}", machine.host))?;
-        }
-        match cluster.judge.running() {
-            0 => Ok(()),
-            running => Err(format!("{running} commands run")),
-        }
-    });
-    if let Err(left) = forgotten.await {
+    let forgotten = until(world, FORGETS_WITHIN, || Box::pin(has_nothing_left(cluster))).await;
+    if let Err(left) = forgotten {
         world.is_wrong(format!("{FORGETS_WITHIN:?} after the last client there is left on {left}"));
     }
 }
 
+async fn has_nothing_left(cluster: &Cluster) -> Result<(), String> {
+    for machine in &cluster.machines {
+        let Some(node) = machine.node() else { continue };
+        node.is_empty().await.map_err(|left| format!("{}: {left}", machine.host))?;
+    }
+    match cluster.judge.running() {
+        0 => Ok(()),
+        running => Err(format!("{running} commands run")),
+    }
+}
+
+/// Nothing if it is so, or else why not.
+type IsSo<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+
 /// Looks each second whether something is so.
-async fn until(
+async fn until<'a>(
     world: &World,
     within: Duration,
-    is_so: impl AsyncFn() -> Result<(), String>,
+    is_so: impl Fn() -> IsSo<'a>,
 ) -> Result<(), String> {
     let ends = world.now() + within;
     loop {

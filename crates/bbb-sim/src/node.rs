@@ -112,7 +112,7 @@ impl Cluster {
     /// Starts a node on a machine that has none.
     pub(crate) fn start(self: &Arc<Self>, host: Host) {
         let machine = &self.machines[host];
-        let process = Process::new();
+        let process = self.world.process();
         let node = process.clone().enter(|| Node::start(self, machine, process));
         *lock(&machine.node) = Some(Arc::new(node));
         note!(self.world, "node {host} starts");
@@ -152,7 +152,10 @@ impl Node {
         let seen = views::alone(world, machine.host);
         let generation = seen.me().generation;
         let (view, views) = watch::channel(Arc::new(seen));
-        let scheduler = |tasks: &TaskGroup| Scheduler::start(tasks, Limits::default());
+        let clock = Arc::clone(&machine.clock);
+        let scheduler = move |tasks: &TaskGroup| {
+            Scheduler::start_with(tasks, Limits::default(), Arc::clone(&clock) as _)
+        };
         let settings = WorkSettings {
             scheduler: Arc::new(scheduler),
             ids: Arc::clone(&machine.clock) as _,

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bbb_lifecycle::TaskGroup;
+use bbb_lifecycle::{Process, TaskGroup, Turns};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -24,7 +24,9 @@ struct Shared {
     chance: Mutex<StdRng>,
     trace: Mutex<Trace>,
     wrongs: Mutex<Vec<String>>,
+    turns: Turns,
     /// What belongs to no node.
+    process: Process,
     tasks: TaskGroup,
 }
 
@@ -36,12 +38,17 @@ pub(crate) use note;
 
 impl World {
     pub(crate) fn new(seed: u64, prints: bool) -> Self {
+        let (turns, tasks) = (Turns::default(), TaskGroup::new("world"));
+        let calling = turns.clone();
+        tasks.spawn("turns", async move { calling.call().await });
         Self(Arc::new(Shared {
             began: Instant::now(),
             chance: Mutex::new(StdRng::seed_from_u64(seed)),
             trace: Mutex::new(Trace::new(prints)),
             wrongs: Mutex::default(),
-            tasks: TaskGroup::new("world"),
+            process: Process::new(&turns),
+            turns,
+            tasks,
         }))
     }
 
@@ -61,7 +68,17 @@ impl World {
         name: &'static str,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
-        self.0.tasks.spawn(name, task);
+        self.0.process.enter(|| drop(self.0.tasks.spawn(name, task)));
+    }
+
+    /// A process for a node.
+    pub(crate) fn process(&self) -> Process {
+        Process::new(&self.0.turns)
+    }
+
+    /// The stories of tasks that panicked though they belong to no node.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        self.0.process.panics()
     }
 
     pub(crate) fn note(&self, event: fmt::Arguments<'_>) {

@@ -21,6 +21,22 @@ fn passes(seed: u64) -> Verdict {
 }
 
 #[test]
+fn the_same_seed_does_the_same() {
+    for seed in 0..3 {
+        let (first, second) = (run(seed), run(seed));
+        let differs = first.last.iter().zip(&second.last).find(|(one, other)| one != other);
+        assert_eq!(first.hash, second.hash, "seed {seed}, at {differs:?}");
+        assert_eq!(first, second, "seed {seed}");
+        assert!(first.events > 50, "seed {seed} does nothing");
+    }
+}
+
+#[test]
+fn different_seeds_differ() {
+    assert_ne!(run(1).hash, run(2).hash);
+}
+
+#[test]
 fn what_is_promised_is_kept() {
     let mut decided = 0;
     for seed in 0..8 {

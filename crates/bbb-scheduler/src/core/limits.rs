@@ -29,6 +29,19 @@ pub(crate) const MAX_ATTEMPTS: usize = 4;
 /// The longest part of a worker's reason that is kept, in bytes.
 pub(crate) const MAX_REASON_LEN: usize = 1024;
 
+/// How many names an operation has at the most. Who hands in the same after that is told another name.
+pub(crate) const MAX_NAMES: usize = 32;
+
+/// How many pools there are at the most: each is looked at when a worker that serves it has a free slot.
+pub(crate) const MAX_POOLS: usize = 1024;
+
+/// How long a worker whose connection broke is waited for, with what it had.
+pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the worker is waited for that is said to have an operation which is handed in. It has to notice that its
+/// scheduler is gone.
+pub(crate) const HANDED_IN_GRACE: Duration = Duration::from_secs(4);
+
 /// How many queues without operations are kept for the next one that asks for the same.
 pub(crate) const MAX_IDLE_POOLS: usize = 64;
 
@@ -49,6 +62,12 @@ pub(crate) const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// How long an operation waits for a kind of worker that was never there: nodes may be starting.
 pub(crate) const UNSATISFIABLE_GRACE: Duration = Duration::from_secs(5);
+
+/// For how long a scheduler that has just begun refuses nothing: workers may be coming over from another.
+pub(crate) const BEGINNING: Duration = Duration::from_secs(8);
+
+/// An operation that was queued so long before it was handed in comes from another scheduler, where it was not refused.
+pub(crate) const QUEUED_ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// How long an operation waits for a kind of worker that was there: nodes may be restarting.
 pub(crate) const LOST_POOL_GRACE: Duration = Duration::from_secs(30);

@@ -8,10 +8,15 @@
 //! `now` never goes back. Whoever drives it calls [`Core::tick`] at [`Core::next_deadline`], and at least
 //! every second, so that a stop of the whole process is told from the silence of workers.
 
+mod explain;
+mod intake;
 mod limits;
+mod names;
+mod operation;
 mod operations;
 mod pool;
 mod queue;
+mod takeover;
 mod timers;
 mod workers;
 
@@ -26,13 +31,13 @@ use std::{
 
 pub use limits::Limits;
 use limits::STALLED_AFTER;
-use operations::Operation;
+use operation::Operation;
 use pool::{Pool, PoolId};
 use queue::Seq;
 use timers::{Subject, Timers};
 use workers::Worker;
 
-use crate::{ActionKey, Lease, OperationId, OperationState, Platform, ToWorker};
+use crate::{ActionKey, Demand, Lease, OperationId, OperationState, Platform, ToWorker};
 
 /// The time, twice: how long this scheduler has lived, which decides, and what clocks show, for display.
 #[derive(Clone, Copy, Debug)]
@@ -70,15 +75,21 @@ pub struct Core {
     limits: Limits,
     operations: BTreeMap<Seq, Box<Operation>>,
     by_id: HashMap<OperationId, Seq>,
-    /// Unfinished operations that equal submissions join.
+    /// Unfinished operations that equal submissions join. No hash map is ever walked, for its order is not the same
+    /// twice.
     mergeable: HashMap<Arc<ActionKey>, Seq>,
+    /// What workers have decided of it, and who, while it is known.
+    decided: HashMap<Arc<ActionKey>, (Seq, Arc<str>)>,
+    /// Operations that wait for the worker of a name.
+    awaited: BTreeSet<(Arc<str>, Seq)>,
     finished: BTreeSet<(Duration, Seq)>,
     finished_bytes: usize,
     executing: usize,
     pools: BTreeMap<PoolId, Pool>,
-    pool_names: HashMap<Platform, PoolId>,
+    pool_names: HashMap<(Platform, Demand), PoolId>,
     idle_pools: BTreeSet<PoolId>,
     workers: BTreeMap<WorkerId, Worker>,
+    worker_names: HashMap<Arc<str>, WorkerId>,
     timers: Timers,
     effects: Vec<Effect>,
     last_seq: u64,
@@ -97,6 +108,8 @@ impl Core {
             operations: BTreeMap::new(),
             by_id: HashMap::new(),
             mergeable: HashMap::new(),
+            decided: HashMap::new(),
+            awaited: BTreeSet::new(),
             finished: BTreeSet::new(),
             finished_bytes: 0,
             executing: 0,
@@ -104,6 +117,7 @@ impl Core {
             pool_names: HashMap::new(),
             idle_pools: BTreeSet::new(),
             workers: BTreeMap::new(),
+            worker_names: HashMap::new(),
             timers: Timers::default(),
             effects: Vec::new(),
             last_seq: 0,
@@ -136,7 +150,7 @@ impl Core {
         }
     }
 
-    /// Operations that wait, that workers have, and that have ended.
+    /// Operations that wait, that workers have or are believed to, and that have ended.
     pub fn counts(&self) -> (usize, usize, usize) {
         let finished = self.finished.len();
         (self.operations.len() - finished - self.executing, self.executing, finished)

@@ -1,9 +1,18 @@
 //! A pool: the operations that ask for the same, and the workers that offer it.
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{WorkerId, queue::Queue, timers::Due};
-use crate::{Platform, WorkerOffer};
+use super::{
+    Core, Full, Now, WorkerId,
+    explain::explain,
+    limits::{
+        BEGINNING, LOST_POOL_GRACE, MAX_IDLE_POOLS, MAX_POOLS, QUEUED_ELSEWHERE,
+        UNSATISFIABLE_GRACE,
+    },
+    queue::{Flow, Queue, Seq},
+    timers::{Due, Subject},
+};
+use crate::{Demand, End, Failure, Platform, WorkerOffer};
 
 /// Names a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +30,8 @@ pub(crate) struct Load {
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) requirement: Platform,
+    /// What each of its operations takes of a worker beside a slot.
+    pub(crate) demand: Demand,
     pub(crate) queue: Queue,
     /// Workers that match and have a free slot.
     pub(crate) free: BTreeSet<Load>,
@@ -36,9 +47,10 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(requirement: Platform) -> Self {
+    pub(crate) fn new(requirement: Platform, demand: Demand) -> Self {
         Self {
             requirement,
+            demand,
             queue: Queue::default(),
             free: BTreeSet::new(),
             members: 0,
@@ -48,60 +60,107 @@ impl Pool {
             due: Due::default(),
         }
     }
+
+    /// Whether such a worker can run what is in it, while nothing else runs there.
+    pub(super) fn suits(&self, offer: &WorkerOffer) -> bool {
+        matches(&self.requirement, &offer.platform) && offer.capacity.covers(self.demand)
+    }
+}
+
+impl Core {
+    /// The pool of what asks for this.
+    pub(super) fn pool(&mut self, requirement: Platform, demand: Demand) -> Result<PoolId, Full> {
+        let name = (requirement, demand);
+        if let Some(&id) = self.pool_names.get(&name) {
+            return Ok(id);
+        }
+        if self.idle_pools.len() >= MAX_IDLE_POOLS
+            && let Some(oldest) = self.idle_pools.pop_first()
+        {
+            self.drop_pool(oldest);
+        }
+        if self.pools.len() >= MAX_POOLS {
+            return Err(Full("operations ask for too many different things"));
+        }
+        self.last_pool += 1;
+        let id = PoolId(self.last_pool);
+        let mut pool = Pool::new(name.0.clone(), demand);
+        for worker in self.workers.values_mut() {
+            if !worker.draining && pool.suits(&worker.offer) {
+                worker.pools.push(id);
+                pool.members += 1;
+                pool.slots += u64::from(worker.offer.slots);
+                pool.free.extend(worker.indexed);
+            }
+        }
+        self.pools.insert(id, pool);
+        self.pool_names.insert(name, id);
+        self.idle_pools.insert(id);
+        Ok(id)
+    }
+
+    fn drop_pool(&mut self, id: PoolId) {
+        let Some(mut pool) = self.pools.remove(&id) else { return };
+        self.timers.set(Subject::Pool(id), &mut pool.due, None);
+        self.pool_names.remove(&(pool.requirement, pool.demand));
+        for worker in self.workers.values_mut() {
+            worker.pools.retain(|other| *other != id);
+        }
+    }
+
+    /// One more operation that has not ended. Gives its flow as the others have it.
+    pub(super) fn entered_pool(&mut self, id: PoolId, flow: Flow) -> Arc<Flow> {
+        self.idle_pools.remove(&id);
+        let Some(pool) = self.pools.get_mut(&id) else { return Arc::new(flow) };
+        pool.operations += 1;
+        pool.queue.interned(flow)
+    }
+
+    /// One less.
+    pub(super) fn left_pool(&mut self, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        pool.operations -= 1;
+        if pool.operations == 0 {
+            self.idle_pools.insert(id);
+        }
+    }
+
+    /// Something waits: not for ever, if there is no worker for it.
+    pub(super) fn refuse_if_deserted(&mut self, now: Now, seq: Seq) {
+        let Some(operation) = self.operations.get(&seq) else { return };
+        let Some(pool) = self.pools.get_mut(&operation.pool) else { return };
+        if pool.members > 0 {
+            return;
+        }
+        let from_elsewhere = operation.waited_before >= QUEUED_ELSEWHERE;
+        let patience = if from_elsewhere { LOST_POOL_GRACE } else { UNSATISFIABLE_GRACE };
+        let at = (now.since_start + patience).max(BEGINNING);
+        if pool.refuses_at.is_none() || from_elsewhere {
+            pool.refuses_at = pool.refuses_at.max(Some(at));
+            self.timers.set(Subject::Pool(operation.pool), &mut pool.due, pool.refuses_at);
+        }
+    }
+
+    /// Refuses all that waits in a pool without workers.
+    pub(super) fn pool_due(&mut self, now: Now, id: PoolId) {
+        let Some(pool) = self.pools.get_mut(&id) else { return };
+        let refuses_at = pool.refuses_at.take();
+        self.timers.set(Subject::Pool(id), &mut pool.due, None);
+        if refuses_at.is_none() || pool.members > 0 {
+            return;
+        }
+        let offers = self.workers.values().map(|worker| &worker.offer);
+        let why: Arc<str> = explain(&pool.requirement, offers).into();
+        let waiting: Vec<Seq> = pool.queue.iter().collect();
+        for seq in waiting {
+            self.end(now, seq, End::Failed(Failure::Unsatisfiable(Arc::clone(&why))));
+        }
+    }
 }
 
 /// Whether a worker that offers `offered` may run what asks for `requirement`: it offers every pair.
 pub(crate) fn matches(requirement: &Platform, offered: &Platform) -> bool {
     requirement.iter().all(|pair| offered.iter().any(|other| other == pair))
-}
-
-/// Why no worker can run what asks for `requirement`: the nearest worker, and what differs.
-pub(crate) fn explain<'a>(
-    requirement: &Platform,
-    offers: impl Iterator<Item = &'a WorkerOffer>,
-) -> String {
-    let differing = |offer: &WorkerOffer| {
-        requirement.iter().filter(|pair| offer.platform.iter().all(|other| other != *pair)).count()
-    };
-    let asked = shown(requirement.iter());
-    let Some(nearest) = offers.min_by_key(|offer| differing(offer)) else {
-        return format!(
-            "no worker is attached to run an action that asks for {asked}; start nodes with --worker_slots"
-        );
-    };
-    let mut text = format!("no worker offers {asked}; the nearest is {}, but", nearest.name);
-    let wrong = requirement
-        .iter()
-        .filter(|pair| nearest.platform.iter().all(|other| other != *pair))
-        .take(MAX_NAMED);
-    for (index, (name, value)) in wrong.enumerate() {
-        let comma = if index > 0 { "," } else { "" };
-        let has = nearest.platform.iter().filter(|(other, _)| *other == name).map(|(_, has)| has);
-        let has: Vec<_> = has.take(MAX_NAMED).collect();
-        // Writing to a String cannot fail.
-        let _ = match has.is_empty() {
-            true => write!(text, "{comma} it has no {name} where {value:?} is asked for"),
-            false => {
-                write!(text, "{comma} its {name} is {} instead of {value:?}", has.join(" or "))
-            }
-        };
-    }
-    if differing(nearest) == 0 {
-        text.push_str(" it takes no further tasks");
-    }
-    text
-}
-
-/// How many properties are named in an explanation.
-const MAX_NAMED: usize = 10;
-
-fn shown<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let pairs: Vec<_> =
-        pairs.take(MAX_NAMED).map(|(name, value)| format!("{name}={value}")).collect();
-    match pairs.is_empty() {
-        true => "nothing particular".to_owned(),
-        false => pairs.join(", "),
-    }
 }
 
 #[cfg(test)]
@@ -112,10 +171,6 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn offer(name: &str, pairs: &[(&str, &str)]) -> WorkerOffer {
-        WorkerOffer { platform: platform(pairs), ..WorkerOffer::of(name, 1) }
-    }
-
     #[test]
     fn every_pair_must_be_offered() {
         let offered = platform(&[("Arch", "x86"), ("OS", "linux"), ("OS", "posix")]);
@@ -123,17 +178,5 @@ mod tests {
         assert!(matches(&platform(&[("OS", "linux"), ("OS", "posix")]), &offered));
         assert!(!matches(&platform(&[("OS", "Linux")]), &offered));
         assert!(!matches(&platform(&[("Arch", "x86"), ("gpu", "1")]), &offered));
-    }
-
-    #[test]
-    fn the_nearest_worker_is_named_with_what_differs() {
-        let offers = [offer("far", &[]), offer("near", &[("Arch", "arm"), ("OS", "linux")])];
-        let wanted = platform(&[("Arch", "x86"), ("OS", "linux")]);
-        let text = explain(&wanted, offers.iter());
-        assert_eq!(
-            text,
-            "no worker offers Arch=x86, OS=linux; the nearest is near, but its Arch is arm instead of \"x86\""
-        );
-        assert!(explain(&wanted, [].iter()).contains("--worker_slots"));
     }
 }

@@ -7,12 +7,14 @@ use super::{
     limits::{
         AGED_EVERY, FIRST_REST, LONGEST_REST, LOST_AFTER, LOST_POOL_GRACE, PATIENCE, REVOKE_GRACE,
     },
-    operations::Leased,
-    pool::{Load, PoolId, matches},
+    operation::Leased,
+    pool::{Load, PoolId},
     queue::{Head, Seq},
     timers::{Due, Subject},
 };
-use crate::{FromWorker, Lease, MAX_SLOTS, Outcome, ToWorker, WorkerOffer, WorkerState};
+use crate::{
+    FromWorker, Holding, Lease, MAX_SLOTS, Outcome, Progress, ToWorker, WorkerOffer, WorkerState,
+};
 
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -29,7 +31,7 @@ pub(super) struct Worker {
     /// How many tasks it was granted.
     taken: u64,
     /// Where it stands among the free ones of its pools.
-    indexed: Option<Load>,
+    pub(super) indexed: Option<Load>,
     due: Due,
 }
 
@@ -42,8 +44,18 @@ enum Grant {
     Revoked { by: Duration },
 }
 
+/// How a worker was lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    /// Its connection broke, and it may be there again in a moment with all that it has.
+    MayReturn,
+    /// It is given up, for this reason.
+    Gone(&'static str),
+}
+
 impl Core {
-    /// Takes a worker on. Ids are never used again.
+    /// Takes a worker on, with the tasks that it brings. Ids are never used again. A worker of the same name that is
+    /// here is the same one over a connection that broke without a word.
     ///
     /// # Errors
     /// [`Full`] if there are too many.
@@ -52,16 +64,23 @@ impl Core {
         now: Now,
         id: WorkerId,
         mut offer: WorkerOffer,
+        holdings: Vec<Holding>,
     ) -> Result<(), Full> {
         self.arrive(now);
-        if self.workers.len() >= self.limits.workers {
+        let name: Arc<str> = offer.name.as_str().into();
+        let before = self.worker_names.get(&name).copied();
+        if before.is_none() && self.workers.len() >= self.limits.workers {
             return Err(Full("too many workers"));
+        }
+        if let Some(before) = before {
+            self.effects.push(Effect::Dismiss(before));
+            self.lose_worker(now, before, Loss::MayReturn);
         }
         offer.slots = offer.slots.min(MAX_SLOTS);
         let slots = u64::from(offer.slots);
         let mut pools = Vec::new();
         for (pool_id, pool) in &mut self.pools {
-            if slots > 0 && matches(&pool.requirement, &offer.platform) {
+            if slots > 0 && pool.suits(&offer) {
                 pool.members += 1;
                 pool.slots += slots;
                 pool.refuses_at = None;
@@ -70,7 +89,7 @@ impl Core {
             }
         }
         let worker = Worker {
-            name: offer.name.as_str().into(),
+            name: Arc::clone(&name),
             // Without slots it is nobody's member, just as if it drained.
             draining: slots == 0,
             offer,
@@ -84,15 +103,17 @@ impl Core {
             due: Due::default(),
         };
         self.workers.insert(id, worker);
+        self.worker_names.insert(name, id);
         self.set_worker_due(id);
+        self.take_over(now, id, holdings);
         self.fill(now, id);
         Ok(())
     }
 
-    /// The worker's connection has ended.
+    /// The worker's connection has ended. It may come back.
     pub fn leave_worker(&mut self, now: Now, id: WorkerId) {
         self.arrive(now);
-        self.lose_worker(now, id, "its connection ended");
+        self.lose_worker(now, id, Loss::MayReturn);
     }
 
     /// A worker says something.
@@ -101,13 +122,14 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.heard = now.since_start;
         match what {
-            FromWorker::Alive | FromWorker::Staged(..) | FromWorker::Returned(_) => {}
+            FromWorker::Alive | FromWorker::Staged(..) => {}
             FromWorker::Progress(lease, progress) => {
                 if let Some(&Grant::For(seq)) = worker.grants.get(&lease) {
                     self.progressed(now, seq, progress);
                 }
             }
             FromWorker::Done(lease, outcome) => self.done(now, id, lease, outcome),
+            FromWorker::Returned(lease) => self.returned(now, id, lease),
             FromWorker::Draining => self.drain(now, id),
         }
     }
@@ -134,14 +156,19 @@ impl Core {
             && let Some(seq) = self.pick(now, worker)
             && let Some((lease, task)) = self.grant(now, seq, id)
         {
-            if let Some(worker) = self.workers.get_mut(&id) {
-                worker.grants.insert(lease, Grant::For(seq));
-                worker.taken += 1;
-            }
+            self.lend(id, lease, seq, Progress::Fetching);
             self.effects.push(Effect::Tell(id, ToWorker::Run(lease, Box::new(task))));
             self.publish(seq);
         }
         self.index(id);
+    }
+
+    /// Notes that a worker has a task.
+    pub(super) fn lend(&mut self, id: WorkerId, lease: Lease, seq: Seq, _progress: Progress) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.grants.insert(lease, Grant::For(seq));
+            worker.taken += 1;
+        }
     }
 
     /// An operation's grant no longer counts. Gives whether the worker still had it.
@@ -161,11 +188,12 @@ impl Core {
         let now_at = now.since_start;
         if worker.heard.max(floor) + LOST_AFTER <= now_at {
             self.effects.push(Effect::Dismiss(id));
-            return self.lose_worker(now, id, "it was not heard any more");
+            return self.lose_worker(now, id, Loss::Gone("it was not heard any more"));
         }
         if worker.revoked_by().is_some_and(|by| by <= now_at) {
             self.effects.push(Effect::Dismiss(id));
-            return self.lose_worker(now, id, "it did not stop a task that was taken back");
+            let why = Loss::Gone("it did not stop a task that was taken back");
+            return self.lose_worker(now, id, why);
         }
         if worker.rests_until.is_some_and(|until| until <= now_at) {
             worker.rests_until = None;
@@ -181,7 +209,8 @@ impl Core {
         if worker.taken % AGED_EVERY == AGED_EVERY - 1 {
             let oldest = queues().filter_map(|queue| queue.oldest()).min();
             let aged = |seq: &Seq| {
-                self.waits_since(*seq).is_some_and(|since| since + PATIENCE <= now.since_start)
+                let age = self.operations.get(seq).map(|operation| operation.age(now.since_start));
+                age.is_some_and(|age| age >= PATIENCE)
             };
             if let Some(seq) = oldest.filter(aged) {
                 return Some(seq);
@@ -211,6 +240,23 @@ impl Core {
         self.fill(now, id);
     }
 
+    /// A worker gives a task back that it has not begun. It is no attempt, and keeps its age.
+    fn returned(&mut self, now: Now, id: WorkerId, lease: Lease) {
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let Some(grant) = worker.grants.remove(&lease) else { return };
+        if !worker.draining {
+            // Nobody asked for it: it would be given the same again at once.
+            worker.rests_until = Some(now.since_start + FIRST_REST);
+        }
+        self.index(id);
+        if let Grant::For(seq) = grant {
+            self.detach(seq);
+            self.enqueue(now, seq);
+        }
+        self.set_worker_due(id);
+        self.fill(now, id);
+    }
+
     fn drain(&mut self, now: Now, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         if !worker.draining {
@@ -219,14 +265,20 @@ impl Core {
         }
     }
 
-    /// Gives a worker's tasks back to their queues.
-    fn lose_worker(&mut self, now: Now, id: WorkerId, why: &str) {
+    /// Gives a worker's tasks back to their queues, or lets them wait for it.
+    fn lose_worker(&mut self, now: Now, id: WorkerId, loss: Loss) {
         self.leave_pools(now, id);
         let Some(mut worker) = self.workers.remove(&id) else { return };
         self.timers.set(Subject::Worker(id), &mut worker.due, None);
+        self.worker_names.remove(&worker.name);
         for grant in worker.grants.into_values() {
-            if let Grant::For(seq) = grant {
-                self.attempt_failed(now, seq, format!("worker {} was lost: {why}", worker.name));
+            match (grant, loss) {
+                (Grant::Revoked { .. }, _) => {}
+                (Grant::For(seq), Loss::MayReturn) => self.wait_for_return(now, seq, &worker.name),
+                (Grant::For(seq), Loss::Gone(why)) => {
+                    let what = format!("worker {} was lost: {why}", worker.name);
+                    self.attempt_failed(now, seq, what);
+                }
             }
         }
     }

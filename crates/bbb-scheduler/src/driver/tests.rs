@@ -2,7 +2,7 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
 use super::*;
-use crate::{ActionKey, Assignment, End, Failure, Outcome, Progress};
+use crate::{ActionKey, Assignment, End, Failure, Known, Outcome, Progress};
 
 fn submission(name: &str) -> Submission {
     Submission::of(ActionKey {
@@ -184,4 +184,56 @@ async fn what_no_worker_can_run_fails_within_seconds() {
         other => panic!("{other:?}"),
     }
     assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_scheduler_that_stops_ends_links_and_watches() {
+    let (group, scheduler) = start();
+    let mut watch = scheduler.submit(submission("a")).await.unwrap();
+    let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
+    let assignment = link.next().await.unwrap();
+    assert_eq!(assignment.task.operation, watch.current().id);
+    assert_eq!(group.shut_down(Duration::from_secs(5)).await, 0);
+    assert!(link.next().await.is_none());
+    while let Some(state) = watch.changed().await {
+        assert!(!state.stage.is_completed(), "that is not an end");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_name_shows_the_operation_under_that_name() {
+    let (group, scheduler) = start();
+    let named = |id| {
+        let queued_at = std::time::SystemTime::now();
+        let known = Known { id: OperationId(id), queued_at, held_by: None, attempts: Vec::new() };
+        Submission { known: Some(Box::new(known)), ..submission("a") }
+    };
+    let mut first = scheduler.submit(named(1)).await.unwrap();
+    let mut second = scheduler.submit(named(2)).await.unwrap();
+    let mut again = scheduler.submit(named(2)).await.unwrap();
+    group.spawn("worker", work(scheduler.attach(offer(1), Vec::new()).await.unwrap()));
+    for (watch, id) in [(&mut first, 1), (&mut second, 2), (&mut again, 2)] {
+        assert_eq!(watch.current().id, OperationId(id));
+        assert!(matches!(end(watch).await, End::Decided(_)));
+        assert_eq!(watch.current().id, OperationId(id));
+    }
+    let snapshot = scheduler.snapshot().await.unwrap();
+    assert_eq!((snapshot.queued, snapshot.executing, snapshot.completed), (0, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_hears_each_second_that_the_scheduler_lives() {
+    let mut driver = Driver::new(Limits::default(), Arc::new(OwnIds));
+    let _link = driver.attach(driver.now(), offer(1), Vec::new()).unwrap();
+    let (told, mut heard) = mpsc::channel(8);
+    let worker = *driver.orders.keys().next().unwrap();
+    driver.orders.insert(worker, told);
+    let (_inbox, requests) = mpsc::channel(1);
+    let group = TaskGroup::new("test");
+    group.spawn("scheduler", driver.run(requests, group.stop()));
+    let began = Instant::now();
+    for second in 1..=3 {
+        assert_eq!(heard.recv().await, Some(ToWorker::Alive));
+        assert_eq!(began.elapsed().as_secs(), second);
+    }
 }
