@@ -50,8 +50,8 @@ pub struct WorkerLink {
     orders: mpsc::Receiver<ToWorker>,
     reporter: Reporter,
     heartbeat: Interval,
-    /// How many heartbeats ago the scheduler was heard; not counted before it has said once that it lives.
-    silence: Option<u32>,
+    /// How many heartbeats ago the scheduler was heard.
+    silence: u32,
 }
 
 /// The scheduler's end, or that of whatever carries it elsewhere.
@@ -99,10 +99,7 @@ impl WorkerLink {
         let mut heartbeat = time::interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let reporter = Reporter { reports: report, held: Arc::default() };
-        (
-            Self { orders, reporter, heartbeat, silence: None },
-            SchedulerEnd { orders: order, reports },
-        )
+        (Self { orders, reporter, heartbeat, silence: 0 }, SchedulerEnd { orders: order, reports })
     }
 
     /// What the scheduler wants next. None when it is gone, was not heard for [`LOST_AFTER_BEATS`] or has given this
@@ -112,19 +109,17 @@ impl WorkerLink {
             // Orders first: what came while this process stood still counts before its silence does.
             tokio::select! {
                 biased;
-                order = self.orders.recv() => match order? {
-                    ToWorker::Alive => self.silence = Some(0),
-                    order => {
-                        self.silence = self.silence.map(|_| 0);
-                        return Some(order);
+                order = self.orders.recv() => {
+                    self.silence = 0;
+                    match order? {
+                        ToWorker::Alive => {}
+                        order => return Some(order),
                     }
-                },
+                }
                 _ = self.heartbeat.tick() => {
-                    if let Some(beats) = &mut self.silence {
-                        *beats += 1;
-                        if *beats > LOST_AFTER_BEATS {
-                            return None;
-                        }
+                    self.silence += 1;
+                    if self.silence > LOST_AFTER_BEATS {
+                        return None;
                     }
                     self.reporter.alive();
                 }

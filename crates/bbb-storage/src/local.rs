@@ -29,4 +29,9 @@ pub trait LocalFile: Send + Sync + fmt::Debug + 'static {
     /// [`Error::Missing`](crate::Error::Missing) if someone has taken the blob away or damaged it,
     /// [`Error::Unavailable`](crate::Error::Unavailable) if it cannot be linked.
     fn link(&self, to: &Path) -> Result<()>;
+
+    /// Whether it was not on this machine, and had to be brought here to be pinned.
+    fn was_brought(&self) -> bool {
+        false
+    }
 }

@@ -200,10 +200,18 @@ impl Trees {
     /// If a directory is invalid, the tree has too many, or the store fails.
     pub async fn missing(&self, root: Digest) -> Result<Vec<Digest>, TreeError> {
         let walk = self.walk(root).await?;
+        Ok(self.missing_of(&walk).await?)
+    }
+
+    /// Everything that is missing of a tree that was walked. Counts as a use of all that is there.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn missing_of(&self, walk: &Walk) -> Result<Vec<Digest>> {
         let needed: HashSet<Digest> = walk.digests().collect();
         let needed: Vec<Digest> = needed.into_iter().collect();
         let mut missing = self.cas.find_missing(&needed).await?;
-        missing.extend(walk.missing);
+        missing.extend_from_slice(&walk.missing);
         Ok(missing)
     }
 

@@ -72,7 +72,7 @@ impl Report {
         (self.tell)(Said::Ready);
         if turn.wait_for(|has_come| *has_come).await.is_err() {
             // Whoever gives turns is gone; so will this be.
-            future::pending().await
+            future::pending::<()>().await;
         }
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Fetched {
     pub(crate) content: Option<Bytes>,
     /// A file to be copied, and what keeps it there.
     pub(crate) file: Option<(PathBuf, Option<PinnedFile>)>,
+    /// Whether it was not on this machine before.
+    pub(crate) was_brought: bool,
 }
 
 /// In which forms the places of a blob want it.
@@ -121,6 +123,8 @@ pub(crate) async fn fetch(
             fetched.plain = pin(links, digest, false).await?;
         }
     }
+    let pinned = [&fetched.executable, &fetched.plain];
+    fetched.was_brought = pinned.into_iter().flatten().any(|file| file.was_brought());
     let unlinked = (wanted.executable && fetched.executable.is_none())
         || (wanted.plain && fetched.plain.is_none());
     if wanted.content || unlinked {
@@ -155,6 +159,8 @@ async fn fetch_content(
     }
     let unreadable = |error| Error::storage(format!("fetch the input {digest}"), error);
     let blob = stores.cas.get(digest, Wanted::ALL).await.map_err(unreadable)?;
+    // What lies here comes as a file or as bytes of memory.
+    fetched.was_brought |= matches!(blob.content, Content::Stream(_));
     match (blob.encoding, blob.content) {
         (Encoding::Identity, Content::Bytes(bytes)) => fetched.content = Some(bytes),
         (Encoding::Identity, Content::File(file)) => {

@@ -165,6 +165,7 @@ impl Local {
         })
         .await?;
         let fetched = clock.now();
+        report.staged(prepared.staged);
         report.turn().await;
         report.progress(Progress::Running);
         let input_root = settings.input_root.as_deref();

@@ -7,10 +7,18 @@
 //! A small tree is copied into a plain folder: an overlay would protect little there, and to mount one costs
 //! the kernel some ten files and folders of its own.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use bbb_digest::Digest;
 use bbb_reapi::{FileNode, NodeProperties};
 use bbb_sandbox::{ExecRoot, Staging as SandboxStaging};
+use bbb_scheduler::Staged;
 use bbb_storage::LocalFiles;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -38,6 +46,8 @@ pub(crate) struct Prepared {
     pub(crate) lease: Arc<Lease>,
     pub(crate) folder: SharedFolder,
     pub(crate) root: ExecRoot,
+    /// What it took.
+    pub(crate) staged: Staged,
 }
 
 /// How exec roots are staged.
@@ -70,10 +80,10 @@ impl Prepared {
             })
             .await?
         };
-        match staging.fetch_files(&lease, &folder, &root).await {
+        let staged = match staging.fetch_files(&lease, &folder, &root).await {
             Err(Error::Missing(digests)) => return Err(lease.missing(&digests).await?),
-            fetched => fetched?,
-        }
+            staged => staged?,
+        };
         if lease.plan.has_properties() {
             let (lease, folder, root) = (Arc::clone(&lease), Arc::clone(&folder), root.clone());
             blocking("stage properties", move || {
@@ -82,7 +92,7 @@ impl Prepared {
             })
             .await?;
         }
-        Ok(Self { lease, folder, root })
+        Ok(Self { lease, folder, root, staged })
     }
 }
 
@@ -164,17 +174,26 @@ impl Staging<'_> {
         lease: &Arc<Lease>,
         folder: &SharedFolder,
         root: &ExecRoot,
-    ) -> Result<(), Error> {
+    ) -> Result<Staged, Error> {
         if lease.plan.blobs.is_empty() {
-            return Ok(());
+            return Ok(Staged::default());
         }
+        let fetched_bytes = AtomicU64::new(0);
+        let count = |fetched: &Fetched, digest: Digest| {
+            if fetched.was_brought {
+                fetched_bytes.fetch_add(digest.size_bytes(), Ordering::Relaxed);
+            }
+        };
         let links = self.links.filter(|_| matches!(root, ExecRoot::Overlay { .. }));
         let fetched = stream::iter(0..lease.plan.blobs.len())
             .map(|index| async move {
+                let count = &count;
                 let wanted = wanted(lease, index, links.is_some());
                 let digest = lease.plan.blobs[index].digest;
                 let own = || folder.blobs().join(index.to_string());
-                Ok((index, fetch(&lease.stores, links, digest, wanted, own).await?))
+                let fetched = fetch(&lease.stores, links, digest, wanted, own).await?;
+                count(&fetched, digest);
+                Ok((index, fetched))
             })
             .buffered(self.concurrency.max(1));
         let unlinked = fetched
@@ -193,7 +212,12 @@ impl Staging<'_> {
             .buffer_unordered(CONCURRENT_BATCHES)
             .try_concat()
             .await?;
-        copy_files(lease, folder, root, unlinked).await
+        copy_files(lease, folder, root, unlinked).await?;
+        let needed = lease.plan.blobs.iter().map(|blob| blob.digest.size_bytes());
+        Ok(Staged {
+            needed_bytes: needed.fold(0, u64::saturating_add),
+            fetched_bytes: fetched_bytes.into_inner(),
+        })
     }
 }
 

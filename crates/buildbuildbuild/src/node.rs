@@ -15,12 +15,12 @@ use bbb_grpc::{
 use bbb_lifecycle::{Signals, TaskGroup};
 use bbb_peer::PeerTier;
 use bbb_sandbox::Mode;
-use bbb_scheduler::{Dispatch, Scheduler, WorkerOffer, core::Limits};
+use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits};
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Complete, Disk, DiskSettings, Far, Instances,
     LocalFiles, Stores, Tiered, TieredSettings, TreeCache, Trees, WriteBackSettings,
 };
-use bbb_worker::{Keep, Local, Slots};
+use bbb_worker::{Keep, Local, Slots, usual_prefetch};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
@@ -354,12 +354,24 @@ async fn start_worker(
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
         .context("cannot set up the worker")?
         .linking(move |instance| storage.local_files(instance));
-    let offer = WorkerOffer {
-        platform: settings.platform.iter().cloned().collect(),
-        ..WorkerOffer::of(settings.node_name.clone(), u32::try_from(settings.worker_slots)?)
-    };
-    Slots::new(offer, Arc::clone(dispatch), Arc::new(local)).start(&groups.worker);
+    Slots::new(offer(settings)?, Arc::clone(dispatch), Arc::new(local))
+        .draining_for(settings.drain_timeout)
+        .start(&groups.worker);
     Ok(())
+}
+
+/// What this node's worker presents itself with: of the machine all that the node does not need itself.
+fn offer(settings: &Settings) -> anyhow::Result<WorkerOffer> {
+    let slots = u32::try_from(settings.worker_slots)?;
+    Ok(WorkerOffer {
+        platform: settings.platform.iter().cloned().collect(),
+        prefetch: usual_prefetch(slots),
+        capacity: Demand {
+            millicpus: 1000 * settings.cores as u64,
+            memory_bytes: settings.machine_memory_bytes.saturating_sub(settings.memory_bytes),
+        },
+        ..WorkerOffer::of(settings.node_name.clone(), slots)
+    })
 }
 
 /// All services for clients.
@@ -444,18 +456,24 @@ async fn any_failure(groups: &Groups) -> String {
 }
 
 /// Drains the node: tells the others, takes no more calls, waits for those that are open, actions included, and for what is
-/// still to be uploaded; then leaves the cluster and stops everything else.
+/// still to be uploaded; then leaves the cluster and stops everything else. In a cluster the worker leaves with the doors,
+/// for others run what it gives back; alone it is what open calls wait for.
 async fn stop(groups: &Groups, membership: Option<&Membership>, drain_timeout: Duration) {
     if let Some(membership) = membership {
         membership.set_leaving();
     }
     let drained_by = Instant::now() + drain_timeout;
+    let left = || drained_by.saturating_duration_since(Instant::now());
     groups.meeting.shut_down(STOP_GRACE).await;
-    groups.doors.shut_down(drained_by.saturating_duration_since(Instant::now())).await;
+    let doors = groups.doors.shut_down(left());
+    match membership {
+        // It needs a moment more, to kill what it gives back.
+        Some(_) => tokio::join!(doors, groups.worker.shut_down(left() + STOP_GRACE)).0,
+        None => doors.await,
+    };
     // An action whose client is gone, and what is written back, have the same time.
     for group in [&groups.worker, &groups.scheduler, &groups.cleaning, &groups.tiers] {
-        let left = drained_by.saturating_duration_since(Instant::now());
-        group.shut_down(left.max(CUT_GRACE)).await;
+        group.shut_down(left().max(CUT_GRACE)).await;
     }
     if let Some(membership) = membership {
         membership.leave().await;

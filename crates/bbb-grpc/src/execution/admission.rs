@@ -8,12 +8,12 @@ use bbb_reapi::{
     proto::{longrunning::Operation, reapi::ExecuteRequest},
     requested_function, required_digest,
 };
-use bbb_scheduler::{ActionKey, Platform, Submission, is_steering};
-use bbb_storage::{CasExt as _, Error, Instances, Stores};
+use bbb_scheduler::{ActionKey, InputPart, Platform, Submission, is_steering};
+use bbb_storage::{CasExt as _, Error, Instances, Stores, TreeError};
 use bytes::Bytes;
 use tonic::Status;
 
-use super::{ExecutionSettings, message};
+use super::{ExecutionSettings, demand::demand, message, parts::parts};
 use crate::{
     inline::{Hints, Inlining},
     status::{self, IntoStatus as _, MAX_VIOLATIONS_IN_TRAILERS},
@@ -59,8 +59,8 @@ impl Admission<'_> {
             let what = "no node runs actions here: start some with --worker_slots";
             return Err(status::failed_precondition(what));
         }
-        let (action, command) = match read(&stores, digest).await? {
-            Read::Whole(action, command) => (action, *command),
+        let Whole { action, command, inputs } = match read(&stores, &instance, digest).await? {
+            Read::Whole(whole) => *whole,
             Read::Missing(missing) => return refuse(instance, digest, &missing),
         };
         let timeout = self.timeout(&action).map_err(|invalid| invalid.into_status())?;
@@ -68,6 +68,7 @@ impl Admission<'_> {
         // As the worker reads them: an empty message says nothing.
         let own = action.platform.as_ref().filter(|platform| !platform.is_empty());
         let platform = own.unwrap_or(&command.platform);
+        let demand = demand(platform).map_err(|invalid| invalid.into_status())?;
         let required = platform.iter().filter(|(name, _)| !is_steering(name));
         let submission = Submission {
             mergeable: !action.do_not_cache,
@@ -75,6 +76,8 @@ impl Admission<'_> {
             timeout,
             priority,
             invocation: invocation().into(),
+            demand,
+            inputs,
             ..Submission::of(ActionKey { instance, action: digest })
         };
         Ok(Verdict::Admitted(Box::new(submission), inlining))
@@ -120,20 +123,34 @@ async fn cached(
 }
 
 enum Read {
-    Whole(Action, Box<Command>),
+    Whole(Box<Whole>),
     Missing(Vec<Digest>),
+}
+
+/// An action with all that it needs.
+struct Whole {
+    action: Action,
+    command: Command,
+    inputs: Arc<[InputPart]>,
 }
 
 /// Reads an action and its command, and sees whether all that they need is there. Tells everything that is
 /// missing at once.
-async fn read(stores: &Stores, digest: Digest) -> Result<Read, Status> {
+async fn read(stores: &Stores, instance: &InstanceName, digest: Digest) -> Result<Read, Status> {
     let Some(bytes) = message(stores, digest).await? else {
         return Ok(Read::Missing(vec![digest]));
     };
     let action = Action::decode(digest.function(), &bytes).map_err(|error| error.into_status())?;
-    let (command, missing) =
-        futures::join!(message(stores, action.command), stores.trees.missing(action.input_root));
-    let mut missing = missing.map_err(|error| error.into_status())?;
+    let tree = async {
+        let walk = stores.trees.walk(action.input_root).await?;
+        let missing = stores.trees.missing_of(&walk).await?;
+        let inputs = parts(instance, action.input_root, &walk);
+        // Its memory may be what others wait for.
+        drop(walk);
+        Ok::<_, TreeError>((missing, inputs))
+    };
+    let (command, tree) = futures::join!(message(stores, action.command), tree);
+    let (mut missing, inputs) = tree.map_err(|error| error.into_status())?;
     let command = match command? {
         Some(bytes) => Some(Command::decode(&bytes).map_err(|error| error.into_status())?),
         None => {
@@ -142,7 +159,9 @@ async fn read(stores: &Stores, digest: Digest) -> Result<Read, Status> {
         }
     };
     match command {
-        Some(command) if missing.is_empty() => Ok(Read::Whole(action, Box::new(command))),
+        Some(command) if missing.is_empty() => {
+            Ok(Read::Whole(Box::new(Whole { action, command, inputs })))
+        }
         _ => {
             missing.sort();
             missing.dedup();

@@ -10,7 +10,9 @@
 //! included.
 
 mod admission;
+mod demand;
 pub(crate) mod message;
+mod parts;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! The blobs of one instance as files of the near tier, brought there if they are not.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use bbb_digest::Digest;
@@ -35,6 +35,7 @@ impl LocalFiles for Files {
             let landed = (attempt == 0).then(|| self.blobs.fetches.landed());
             match self.near.pin(digest, executable).await {
                 Err(Error::Missing(_)) => {}
+                Ok(file) if attempt > 0 => return Ok(Arc::new(Brought(file))),
                 pinned => return pinned,
             }
             let Some(reader) = self.blobs.begin(digest, Wanted::ALL, landed) else { continue };
@@ -48,6 +49,21 @@ impl LocalFiles for Files {
             }
         }
         full("the near tier does not keep what is brought there")
+    }
+}
+
+/// A file that was far.
+#[derive(Debug)]
+struct Brought(Arc<dyn LocalFile>);
+
+#[deny(clippy::missing_trait_methods)]
+impl LocalFile for Brought {
+    fn link(&self, to: &Path) -> Result<()> {
+        self.0.link(to)
+    }
+
+    fn was_brought(&self) -> bool {
+        true
     }
 }
 

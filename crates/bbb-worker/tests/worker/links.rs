@@ -124,6 +124,16 @@ impl Attachment {
         self.end.orders.send(ToWorker::Run(Lease(lease), task)).await.unwrap();
     }
 
+    /// Says all the time that it lives.
+    fn live(&self, tasks: &TaskGroup) {
+        let orders = self.end.orders.clone();
+        tasks.spawn("alive", async move {
+            while orders.send(ToWorker::Alive).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+    }
+
     /// The next report that is not a sign of life.
     async fn report(&mut self) -> FromWorker {
         loop {
@@ -221,6 +231,7 @@ async fn a_worker_that_stops_gives_back_what_it_cannot_finish() {
     assert_eq!(scheduler.report().await, FromWorker::Progress(Lease(1), Progress::Running));
     scheduler.grant(2, 8).await;
     let began = tokio::time::Instant::now();
+    scheduler.live(&stage.tasks);
     let tasks = stage.tasks.clone();
     let leave = async {
         assert_eq!(tasks.shut_down(Duration::from_secs(60)).await, 0);

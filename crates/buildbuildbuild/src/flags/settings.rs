@@ -66,8 +66,10 @@ pub struct Settings {
     pub log_filter: String,
     /// How logs are written.
     pub log_format: LogFormat,
-    /// Processors of the machine, for advice.
+    /// Processors that this process may use.
     pub cores: usize,
+    /// Memory in bytes that this process may use.
+    pub machine_memory_bytes: u64,
     notes: Vec<String>,
     not_yet: Vec<String>,
 }
@@ -197,6 +199,7 @@ impl Settings {
                 LogFormat::Text,
             )?,
             cores: machine.cores,
+            machine_memory_bytes: machine.memory_bytes,
             notes,
             not_yet: later::warnings(flags),
         };
