@@ -2,6 +2,7 @@
 
 use std::{error::Error as _, time::Duration};
 
+use futures::Stream;
 use http::{Uri, uri::PathAndQuery};
 use prost::Message;
 use tokio::time::{Instant, timeout};
@@ -121,6 +122,28 @@ impl Peer {
         };
         let (stream, first) = turns.judge(within, first).await?;
         Ok((first, Incoming { stream, turns }))
+    }
+
+    /// Opens a stream in both directions: `messages` go out, what comes in is given. They may be as large as `max_bytes`.
+    pub(crate) async fn exchange<Q, A>(
+        &self,
+        turns: Turns,
+        path: &'static str,
+        messages: impl Stream<Item = Q> + Send + 'static,
+        max_bytes: usize,
+        within: Duration,
+    ) -> Result<Streaming<A>, CallError>
+    where
+        Q: Message + 'static,
+        A: Message + Default + 'static,
+    {
+        let mut grpc = self.grpc(Side::Whole).max_decoding_message_size(max_bytes);
+        let opened = async {
+            ready(&mut grpc).await?;
+            let codec = ProstCodec::<Q, A>::default();
+            grpc.streaming(Request::new(messages), PathAndQuery::from_static(path), codec).await
+        };
+        turns.judge(within, opened).await.map(tonic::Response::into_inner)
     }
 
     fn grpc(&self, side: Side) -> Grpc<Channel> {

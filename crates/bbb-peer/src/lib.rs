@@ -1,8 +1,9 @@
-//! Nodes speaking to each other: connections, introductions, and the cache that they share.
+//! Nodes speaking to each other: connections, introductions, the cache and the work that they share.
 //!
-//! Three things meet here. [`Connections`] are the ways to other nodes, each with a breaker that steps over a node which does
+//! Four things meet here. [`Connections`] are the ways to other nodes, each with a breaker that steps over a node which does
 //! not answer. [`Introductions`] tell a new member who this node is and find out whether both share a bucket. The [`PeerTier`]
-//! stands between disk and bucket: each digest has an owner, and whoever wants a blob asks its owner first.
+//! stands between disk and bucket: each digest has an owner, and whoever wants a blob asks its owner first. And [`work`] is
+//! what nodes share of actions: one scheduler for all, wherever they are accepted and run.
 //!
 //! Promises: no wait for another node is without a bound, and every bound has a name; a node that is slow or gone is stepped
 //! over, straight to the bucket; a fault of a peer is never a miss; what was acknowledged is in the bucket; every table, queue

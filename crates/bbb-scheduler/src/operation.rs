@@ -79,7 +79,7 @@ pub enum Failure {
     Attempts(Story),
     /// Someone cancelled it, or nobody waited for it any more.
     #[error("the operation was cancelled: {0}")]
-    Cancelled(&'static str),
+    Cancelled(Arc<str>),
     /// It waited for a slot for longer than any operation may.
     #[error("no slot became free for the operation in {} hours", .0.as_secs() / 3600)]
     Starved(std::time::Duration),

@@ -1,15 +1,24 @@
 //! The page `/cluster`: this node and those that it knows, as JSON for scripts and people.
 //!
-//! It shows counters since the node's start and the view as it is now; it asks nobody.
+//! It shows counters since the node's start and the view as it is now. It asks nobody but the scheduler, how the work is.
 
 use std::sync::Arc;
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 use bbb_cluster::{ClusterView, Member};
 use bbb_peer::PeerStats;
+use bbb_scheduler::{PoolState, Snapshot, WorkerState};
 use bbb_storage::{Bucket, BucketStats, Disk};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use crate::{
+    metrics::shown,
+    work::{OwnWork, Work},
+};
+
+/// How many pools, those with the longest queues, and how many workers are shown.
+const MAX_SHOWN: usize = 1000;
 
 /// Where the page shows what it shows from.
 #[derive(Clone)]
@@ -22,6 +31,8 @@ pub(crate) struct ClusterPage {
     pub(crate) bucket: Option<Arc<Bucket>>,
     /// None on a node that stays alone.
     pub(crate) cluster: Option<InCluster>,
+    /// What is to be done.
+    pub(crate) work: Work,
 }
 
 /// What there is more to show of a node in a cluster.
@@ -41,13 +52,16 @@ impl ClusterPage {
     /// The page at its path.
     pub(crate) fn routes(self) -> Router {
         let page = move || {
-            let text = format!("{:#}\n", self.value());
-            async move { ([(header::CONTENT_TYPE, "application/json")], text).into_response() }
+            let page = self.clone();
+            async move {
+                let text = format!("{:#}\n", page.value().await);
+                ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+            }
         };
         Router::new().route("/cluster", get(page))
     }
 
-    fn value(&self) -> Value {
+    async fn value(&self) -> Value {
         let stored = self.disk.stats();
         let mut page = json!({
             "node": { "name": self.node_name },
@@ -73,7 +87,26 @@ impl ClusterPage {
             page["members"] = view.members().iter().map(member).collect();
             page["peers"] = between_nodes(&(cluster.stats)());
         }
+        page["work"] = self.work().await;
         page
+    }
+
+    /// What is to be done in the whole cluster, as its scheduler says.
+    async fn work(&self) -> Value {
+        let OwnWork { busy_slots, accepted } = self.work.own().await;
+        let scheduler = match &self.cluster {
+            Some(cluster) => cluster.view.borrow().scheduler().id.name.to_string(),
+            None => self.node_name.clone(),
+        };
+        let mut work = json!({
+            "scheduler": scheduler,
+            "own": { "busy_slots": busy_slots, "accepted": accepted },
+        });
+        match self.work.dispatch().snapshot().await {
+            Ok(snapshot) => add_scheduled(&mut work, &snapshot),
+            Err(error) => work["error"] = error.to_string().into(),
+        }
+        work
     }
 }
 
@@ -94,6 +127,37 @@ fn member(member: &Member) -> Value {
             "per_processor": properties.load.per_processor,
             "stored_bytes": properties.load.stored_bytes,
         },
+    })
+}
+
+fn add_scheduled(work: &mut Value, snapshot: &Snapshot) {
+    work["queued"] = snapshot.queued.into();
+    work["executing"] = snapshot.executing.into();
+    work["completed"] = snapshot.completed.into();
+    work["granted"] = snapshot.granted.into();
+    work["waited_seconds"] = snapshot.waited.as_secs_f64().into();
+    let mut pools: Vec<&PoolState> = snapshot.pools.iter().collect();
+    pools.sort_by_key(|pool| std::cmp::Reverse(pool.queued));
+    work["pools"] = pools.into_iter().take(MAX_SHOWN).map(pool).collect();
+    work["workers"] = snapshot.workers.iter().take(MAX_SHOWN).map(worker).collect();
+}
+
+fn pool(pool: &PoolState) -> Value {
+    json!({
+        "asks_for": shown(pool),
+        "queued": pool.queued,
+        "executing": pool.executing,
+        "oldest_wait_seconds": pool.oldest_wait.as_secs_f64(),
+        "slots": pool.slots,
+    })
+}
+
+fn worker(worker: &WorkerState) -> Value {
+    json!({
+        "name": worker.offer.name,
+        "slots": worker.offer.slots,
+        "busy": worker.busy,
+        "draining": worker.draining,
     })
 }
 

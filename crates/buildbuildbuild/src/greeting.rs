@@ -67,7 +67,7 @@ pub fn greeting(settings: &Settings, bound: Bound) -> Greeting {
 fn client_line(settings: &Settings, bound: SocketAddr) -> String {
     let host = if bound.ip().is_unspecified() { settings.client_host } else { bound.ip() };
     let scheme = if settings.tls.is_some() { "grpcs" } else { "grpc" };
-    let role = if settings.worker_slots == 0 { "cache" } else { "executor" };
+    let role = if takes_actions(settings) { "executor" } else { "cache" };
     let header = settings.required_header.as_ref().map_or(String::new(), |header| {
         format!(" --remote_header={}=<the value of --required_header>", header.name)
     });
@@ -79,6 +79,11 @@ fn client_line(settings: &Settings, bound: SocketAddr) -> String {
         "listens on {bound}; use it with: bazel build --remote_{role}={scheme}://{}{header}{certificate} //...",
         SocketAddr::new(host, bound.port())
     )
+}
+
+/// Whether actions can be handed in here: they run here, or on other nodes.
+const fn takes_actions(settings: &Settings) -> bool {
+    settings.worker_slots > 0 || settings.cluster.is_some()
 }
 
 fn has_client_ca(settings: &Settings) -> bool {
@@ -103,10 +108,14 @@ fn cluster_line(cluster: &ClusterFlags, gossip: SocketAddr, port: SocketAddr) ->
 /// Anybody could run commands.
 fn open_executor(settings: &Settings, bound: SocketAddr) -> Option<String> {
     let guarded = settings.required_header.is_some() || has_client_ca(settings);
-    let open = settings.worker_slots > 0 && !guarded && !bound.ip().is_loopback();
+    let open = takes_actions(settings) && !guarded && !bound.ip().is_loopback();
+    let machines = match settings.worker_slots {
+        0 => "the machines of this cluster",
+        _ => "this machine",
+    };
     open.then(|| {
         format!(
-            "whoever reaches {bound} can run commands on this machine: ask clients for a \
+            "whoever reaches {bound} can run commands on {machines}: ask clients for a \
              --required_header or certificates (--tls_client_ca), or use --listen=127.0.0.1"
         )
     })

@@ -5,5 +5,7 @@ pub mod flags;
 pub mod greeting;
 mod membership;
 mod memory;
+mod metrics;
 pub mod node;
 mod open_files;
+mod work;

@@ -18,8 +18,10 @@ use bbb_cluster::{
     OwnProperties, Properties, Purpose, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
-use bbb_peer::{Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings};
-use bbb_scheduler::Dispatch;
+use bbb_peer::{
+    Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+    work::{ClusterDispatch, PeerReach, WorkSettings},
+};
 use bbb_storage::{Bucket, Disk};
 use tokio::{
     net::UdpSocket,
@@ -30,6 +32,7 @@ use tokio::{
 use crate::{
     cluster_page::InCluster,
     flags::{ClusterFlags, Settings},
+    work::Work,
 };
 
 /// How often a node looks how busy it is.
@@ -38,6 +41,7 @@ const LOAD_EVERY: Duration = Duration::from_secs(1);
 /// A node's part in its cluster.
 pub(crate) struct Membership {
     cluster: Cluster,
+    connections: Arc<Connections>,
     tier: Arc<PeerTier>,
     introductions: Arc<Introductions>,
     tls: NodeTls,
@@ -126,10 +130,10 @@ impl Membership {
             &PeerTierSettings { hints_bytes },
             Arc::clone(bucket),
             cluster.view(),
-            connections,
+            Arc::clone(&connections),
             peers,
         );
-        Ok(Self { cluster, tier, introductions, tls, ring, bound, about })
+        Ok(Self { cluster, connections, tier, introductions, tls, ring, bound, about })
     }
 
     /// Looks for others by all ways that the flags ask for, by tasks of `tasks`.
@@ -164,22 +168,27 @@ impl Membership {
         Ok(())
     }
 
-    /// Looks again and again how busy the node is, to tell the others.
-    pub(crate) fn measure(
+    /// Takes part in the work of the cluster, by tasks of `scheduler`; what comes over connections is carried by `peers`.
+    pub(crate) fn share_work(
         &self,
-        disk: &Arc<Disk>,
-        dispatch: &Arc<dyn Dispatch>,
-        tasks: &TaskGroup,
-    ) {
+        scheduler: &TaskGroup,
+        peers: &TaskGroup,
+    ) -> Arc<ClusterDispatch> {
+        let reach = PeerReach::new(Arc::clone(&self.connections), peers);
+        ClusterDispatch::start(WorkSettings::default(), self.cluster.view(), reach, scheduler)
+    }
+
+    /// Looks again and again how busy the node is, to tell the others.
+    pub(crate) fn measure(&self, disk: &Arc<Disk>, work: &Work, tasks: &TaskGroup) {
         let (about, stop) = (Arc::clone(&self.about), tasks.stop());
-        let (disk, dispatch) = (Arc::clone(disk), Arc::clone(dispatch));
+        let (disk, work) = (Arc::clone(disk), work.clone());
         tasks.spawn("load", async move {
             let mut ticks = interval(LOAD_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let measure = async {
                 loop {
                     ticks.tick().await;
-                    about.load.send_replace(load(&disk, dispatch.as_ref()).await);
+                    about.load.send_replace(load(&disk, &work).await);
                 }
             };
             stop.until_requested(measure).await;
@@ -243,13 +252,11 @@ fn ring(flags: &ClusterFlags) -> anyhow::Result<KeyRing> {
 }
 
 /// How busy the node is now.
-async fn load(disk: &Disk, dispatch: &dyn Dispatch) -> Load {
-    // A scheduler that has stopped has nothing to do.
-    let work = dispatch.snapshot().await.unwrap_or_default();
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+async fn load(disk: &Disk, work: &Work) -> Load {
+    let queued = work.scheduled_here().await.map_or(0, |scheduled| scheduled.queued);
     Load {
-        running: count(work.executing),
-        queued: count(work.queued),
+        running: work.own().await.busy_slots,
+        queued: u32::try_from(queued).unwrap_or(u32::MAX),
         per_processor: load_per_processor().unwrap_or_default(),
         stored_bytes: disk.stats().taken_bytes,
     }

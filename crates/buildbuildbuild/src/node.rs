@@ -13,7 +13,7 @@ use bbb_grpc::{
     operations::Operations,
 };
 use bbb_lifecycle::{Signals, TaskGroup};
-use bbb_peer::PeerTier;
+use bbb_peer::{PeerTier, work::WorkService};
 use bbb_sandbox::Mode;
 use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits};
 use bbb_storage::{
@@ -29,7 +29,8 @@ use crate::{
     greeting::{Bound, greeting},
     membership::Membership,
     memory::MemorySplit,
-    open_files,
+    metrics, open_files,
+    work::Work,
 };
 
 /// How long a group of tasks has to stop once nothing needs it any more.
@@ -141,7 +142,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => Storage::Embedded(Arc::clone(&disk)),
     };
     let instances = instances(&storage, memory);
-    let dispatch: Arc<dyn Dispatch> = Scheduler::start(&groups.scheduler, Limits::default());
+    let work = match &membership {
+        Some(membership) => Work::Shared(membership.share_work(&groups.scheduler, &groups.peers)),
+        None => Work::Alone(Scheduler::start(&groups.scheduler, Limits::default())),
+    };
+    let dispatch = work.dispatch();
     if settings.worker_slots > 0 {
         start_worker(&settings, &disk, storage.clone(), &instances, &dispatch, &groups).await?;
     }
@@ -153,16 +158,22 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         disk: Arc::clone(&disk),
         bucket: bucket.clone(),
         cluster: membership.as_ref().map(Membership::shown),
+        work: work.clone(),
     };
-    let clients = client_doors(&settings, &budgets, instances, Arc::clone(&dispatch))?;
-    let mut port = Port::new(memory.windows_bytes, clients.with_pages(page.routes()));
+    let pages = page.routes().merge(metrics::routes(work.clone(), settings.worker_slots as u64));
+    let clients = client_doors(&settings, &budgets, instances, dispatch, &work)?;
+    let mut port = Port::new(memory.windows_bytes, clients.with_pages(pages));
     if let Some(tls) = client_tls {
         port = port.with_client_tls(tls);
     }
     if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
         // Other nodes upload nothing.
         let budgets = Budgets::new(memory.node_requests_bytes, 0);
-        let doors = node_doors(&settings, &budgets, tiered, &disk, membership);
+        let mut doors = node_doors(&settings, &budgets, tiered, &disk, membership);
+        if let Work::Shared(dispatch) = &work {
+            let work = Arc::clone(dispatch) as Arc<dyn bbb_peer::work::Work>;
+            doors = doors.with_service(WorkService::new(work, &groups.scheduler));
+        }
         port = port
             .with_nodes(doors, membership.server_tls())
             .on_refused_node(membership.refusals_of_nodes());
@@ -173,7 +184,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Now that it can be asked for what it has.
     if let (Some(membership), Some(flags), Some(bucket)) = (&membership, &settings.cluster, &bucket)
     {
-        membership.measure(&disk, &dispatch, &groups.gossip);
+        membership.measure(&disk, &work, &groups.gossip);
         membership.meet(flags, bucket, &groups.meeting)?;
     }
 
@@ -380,13 +391,15 @@ fn client_doors(
     budgets: &Budgets,
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
+    work: &Work,
 ) -> anyhow::Result<Doors> {
     let required_header = settings.required_header.as_ref();
     let required_header = required_header
         .map(|header| format!("{}={}", header.name, header.value).parse::<RequiredHeader>())
         .transpose()
         .context("--required_header")?;
-    let exec_enabled = settings.worker_slots > 0;
+    // In a cluster other nodes may have slots.
+    let exec_enabled = settings.worker_slots > 0 || matches!(work, Work::Shared(_));
     let execution =
         ExecutionSettings { action_timeout: settings.action_timeout, enabled: exec_enabled };
     let for_clients = bbb_grpc::Settings {

@@ -13,7 +13,7 @@ use std::{
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_lifecycle::Stop;
 use bbb_scheduler::{
-    DispatchError, HEARTBEAT_EVERY, OperationId, OperationState, Submission, Watch, Watched,
+    DispatchError, HEARTBEAT_EVERY, Ids, OperationId, OperationState, Submission, Watch, Watched,
 };
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
@@ -22,10 +22,10 @@ use tokio::{
 };
 
 use super::{
-    Answer, Counts, Ends, Found, FromScheduler, Ids, Question, Reach, ToScheduler, WorkError,
-    ids::Tag,
+    Answer, Counts, Ends, Found, FromScheduler, Question, Reach, ToScheduler, WorkError,
     serving::SILENT_AFTER,
     table::{Effect, Full, Table, TableLimits},
+    tag::Tag,
     terms::Terms,
 };
 
@@ -207,7 +207,7 @@ impl Accepting {
 
     fn soon(&self) -> Instant {
         let spread = AGAIN_AFTER.as_millis().max(1);
-        let jitter = Duration::from_millis((self.ids.random() % spread) as u64);
+        let jitter = Duration::from_millis((self.ids.operation().0 % spread) as u64);
         Instant::now() + AGAIN_AFTER + jitter
     }
 
@@ -283,7 +283,7 @@ impl Accepting {
     }
 
     fn submit(&mut self, submission: Submission) -> Result<Watch, DispatchError> {
-        let id = self.tag.name(self.ids.random());
+        let id = self.tag.name(self.ids.operation());
         let id = self.table.accept(self.ids.wall(), id, submission).map_err(full)?;
         self.apply();
         self.watch(id).ok_or(DispatchError::Stopped)

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_lifecycle::TaskGroup;
 use bbb_scheduler::{
-    Dispatch, DispatchError, Filter, FromWorker, Holding, Listing, OperationId, Page, Scheduler,
-    Snapshot, Submission, ToWorker, Watch, WorkerLink, WorkerOffer, core::Limits,
+    Dispatch, DispatchError, Filter, FromWorker, Holding, Ids, Listing, OperationId, OwnIds, Page,
+    Scheduler, Snapshot, Submission, ToWorker, Watch, WorkerLink, WorkerOffer, core::Limits,
 };
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Answer, Counts, Ends, FromScheduler, Ids, MakeScheduler, Question, Reach, SystemIds,
-    ToScheduler, Work, WorkError,
+    Answer, Counts, Ends, FromScheduler, MakeScheduler, Question, Reach, ToScheduler, Work,
+    WorkError,
     accepting::{ASK_WITHIN, Accepting, INBOX, OPEN_WITHIN, Reply, Request, accepted_by},
     carrying,
     table::TableLimits,
@@ -45,7 +45,7 @@ impl Default for WorkSettings {
         Self {
             table: TableLimits::default(),
             scheduler: Arc::new(|tasks| Scheduler::start(tasks, Limits::default())),
-            ids: Arc::new(SystemIds),
+            ids: Arc::new(OwnIds),
         }
     }
 }
@@ -184,6 +184,8 @@ impl Dispatch for ClusterDispatch {
     ) -> Result<WorkerLink, DispatchError> {
         let scheduler = self.scheduler();
         let slots = offer.slots;
+        let brought = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
+        let places = slots.saturating_add(offer.prefetch).saturating_add(brought);
         let opening = async {
             match self.other(&scheduler) {
                 Some(node) => node.worker(offer, holdings).await,
@@ -197,7 +199,7 @@ impl Dispatch for ClusterDispatch {
                 return Err(DispatchError::Stopped);
             }
         };
-        let (link, near) = WorkerLink::pair(slots);
+        let (link, near) = WorkerLink::pair(places);
         let moved = carrying::until_moved(self.view.clone(), scheduler);
         let stop = self.tasks.stop();
         let busy = carrying::Busy::new(slots, Arc::clone(&self.busy_slots));

@@ -39,9 +39,16 @@ pub(super) const SILENT_AFTER: Duration = HEARTBEAT_EVERY.saturating_mul(3);
 /// What one node has watched.
 struct Serving {
     scheduler: Arc<Scheduler>,
-    /// How to end the watches that there are.
-    watches: HashMap<OperationId, AbortHandle>,
+    /// The watches that there are.
+    watches: HashMap<OperationId, Watching>,
     replies: VecDeque<FromScheduler>,
+}
+
+/// One of its watches.
+struct Watching {
+    /// What the scheduler calls the operation: work that has many names already gets no further one.
+    name: OperationId,
+    end: AbortHandle,
 }
 
 /// Tells that a watched operation has changed, and goes on.
@@ -129,11 +136,15 @@ impl Serving {
             }
             ToScheduler::Unwatch(id) => {
                 if let Some(watch) = self.watches.remove(&id) {
-                    watch.abort();
+                    watch.end.abort();
                 }
             }
-            ToScheduler::Cancel(id) => self.scheduler.cancel(id).await.map_err(|_| Stopped)?,
-            ToScheduler::Forget(id) => self.scheduler.forget(id).await.map_err(|_| Stopped)?,
+            ToScheduler::Cancel(id) => {
+                self.scheduler.cancel(self.name(id)).await.map_err(|_| Stopped)?;
+            }
+            ToScheduler::Forget(id) => {
+                self.scheduler.forget(self.name(id)).await.map_err(|_| Stopped)?;
+            }
         }
         Ok(None)
     }
@@ -163,19 +174,23 @@ impl Serving {
         watch: Watch,
         state: Arc<OperationState>,
     ) -> Option<Change> {
-        let has_ended = state.stage.is_completed();
+        let (name, has_ended) = (state.id, state.stage.is_completed());
         self.replies.push_back(FromScheduler::State(id, state));
         if has_ended {
             self.watches.remove(&id);
             return None;
         }
-        Some(self.go_on(id, watch))
+        Some(self.go_on(id, name, watch))
     }
 
-    fn go_on(&mut self, id: OperationId, mut watch: Watch) -> Change {
-        let (handle, registration) = AbortHandle::new_pair();
-        if let Some(before) = self.watches.insert(id, handle) {
-            before.abort();
+    fn name(&self, id: OperationId) -> OperationId {
+        self.watches.get(&id).map_or(id, |watching| watching.name)
+    }
+
+    fn go_on(&mut self, id: OperationId, name: OperationId, mut watch: Watch) -> Change {
+        let (end, registration) = AbortHandle::new_pair();
+        if let Some(before) = self.watches.insert(id, Watching { name, end }) {
+            before.end.abort();
         }
         let change = async move {
             let state = watch.changed().await;

@@ -76,7 +76,7 @@ impl Core {
     pub fn cancel(&mut self, now: Now, id: OperationId, why: &'static str) {
         self.arrive(now);
         if let Some(&seq) = self.by_id.get(&id) {
-            self.end(now, seq, End::Failed(Failure::Cancelled(why)));
+            self.end(now, seq, End::Failed(Failure::Cancelled(why.into())));
         }
     }
 

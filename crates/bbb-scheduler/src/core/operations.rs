@@ -210,7 +210,7 @@ impl Core {
             Phase::Ended { .. } => self.drop_operation(seq),
             _ if unwatched => {
                 let why = "nobody waited for it any more";
-                self.end(now, seq, End::Failed(Failure::Cancelled(why)));
+                self.end(now, seq, End::Failed(Failure::Cancelled(why.into())));
             }
             Phase::Queued { .. } if passed(starves_at) => {
                 self.end(now, seq, End::Failed(Failure::Starved(MAX_QUEUED_FOR)));

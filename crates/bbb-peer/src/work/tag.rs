@@ -1,37 +1,12 @@
-//! Names for operations, and what clocks show: from outside, so that a simulation repeats.
-
-use std::{fmt, time::SystemTime};
+//! What stands for a node in the names of the operations that it accepted.
 
 use bbb_digest::{Digest, Function};
 use bbb_scheduler::OperationId;
 
-/// Where random numbers and the time of day come from.
-pub trait Ids: Send + Sync + fmt::Debug + 'static {
-    /// A number that nobody guesses.
-    fn random(&self) -> u128;
-
-    /// What the clock shows.
-    fn wall(&self) -> SystemTime;
-}
-
-/// Those of the system.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemIds;
-
-impl Ids for SystemIds {
-    fn random(&self) -> u128 {
-        rand::random()
-    }
-
-    fn wall(&self) -> SystemTime {
-        SystemTime::now()
-    }
-}
-
 /// How many bits of an operation's name are random.
 const RANDOM_BITS: u32 = 96;
 
-/// What stands for a node in the names of operations that it accepted. Two nodes may share it, as rarely as that is.
+/// What stands for a node. That two have the same is rare and does no harm: an operation is then not found at one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tag(u32);
 
@@ -46,8 +21,8 @@ impl Tag {
         Self((id.0 >> RANDOM_BITS) as u32)
     }
 
-    /// A name for an operation of this node.
-    pub(super) const fn name(self, random: u128) -> OperationId {
+    /// A name for an operation of this node, made of one that nobody guesses.
+    pub(super) const fn name(self, OperationId(random): OperationId) -> OperationId {
         let random = random & ((1 << RANDOM_BITS) - 1);
         OperationId((self.0 as u128) << RANDOM_BITS | random)
     }
@@ -61,8 +36,8 @@ mod tests {
     fn a_name_tells_its_node() {
         let (a, b) = (Tag::of_node("a"), Tag::of_node("b"));
         assert_ne!(a, b);
-        let id = a.name(u128::MAX - 4);
+        let id = a.name(OperationId(u128::MAX - 4));
         assert_eq!(Tag::of_operation(id), a);
-        assert_ne!(id, a.name(u128::MAX - 5));
+        assert_ne!(id, a.name(OperationId(u128::MAX - 5)));
     }
 }
