@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bbb_scheduler::OperationId;
+use bbb_scheduler::{Ids, OperationId};
 
 use crate::world::{World, lock};
 
@@ -33,19 +33,9 @@ impl Clock {
     }
 }
 
-impl bbb_scheduler::Ids for Clock {
+impl Ids for Clock {
     fn operation(&self) -> OperationId {
         OperationId(self.world.bits())
-    }
-
-    fn wall(&self) -> SystemTime {
-        self.now()
-    }
-}
-
-impl bbb_peer::work::Ids for Clock {
-    fn random(&self) -> u128 {
-        self.world.bits()
     }
 
     fn wall(&self) -> SystemTime {
