@@ -8,6 +8,7 @@ use std::{process::ExitCode, str::FromStr, time::Instant};
 use anyhow::Context as _;
 use bbb_sim::{Verdict, simulate};
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 /// Simulates clusters, one for each seed.
 #[derive(Debug, Parser)]
@@ -21,6 +22,9 @@ struct Flags {
     /// Prints all that happens.
     #[arg(long)]
     trace: bool,
+    /// Prints what the nodes log, as far as this filter lets it through: such as `debug`.
+    #[arg(long)]
+    log: Option<EnvFilter>,
     /// Goes on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
@@ -47,6 +51,9 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(seed) => seed..seed + 1,
         None => flags.seeds.from..flags.seeds.to,
     };
+    if let Some(filter) = flags.log {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     let (began, mut failed, mut count) = (Instant::now(), 0, 0);
     for seed in seeds {
         let verdict = run(seed, flags.trace)?;
