@@ -259,7 +259,7 @@ impl Driver {
             Request::Attach(offer, holdings, reply) => {
                 drop(reply.send(self.attach(now, offer, holdings)));
             }
-            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
+            Request::Snapshot(reply) => drop(reply.send(self.core.snapshot(now))),
         }
     }
 
@@ -318,12 +318,6 @@ impl Driver {
         let reports = ReceiverStream::new(end.reports).map(move |report| (id, Some(report)));
         self.reports.push(reports.chain(stream::iter([(id, None)])).boxed());
         Ok(link)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let (queued, executing, completed) = self.core.counts();
-        let workers = self.core.workers().collect();
-        Snapshot { queued, executing, completed, workers, ..Snapshot::default() }
     }
 
     /// Does what the core decided. A worker that cannot be told has left.
