@@ -25,6 +25,9 @@ struct Flags {
     /// Prints what the nodes log, as far as this filter lets it through: such as `debug`.
     #[arg(long)]
     log: Option<EnvFilter>,
+    /// Prints a line for each seed.
+    #[arg(long)]
+    list: bool,
     /// Goes on after a seed that failed.
     #[arg(long)]
     keep_going: bool,
@@ -58,7 +61,7 @@ fn main() -> anyhow::Result<ExitCode> {
     for seed in seeds {
         let verdict = run(seed, flags.trace)?;
         count += 1;
-        show(&verdict, flags.trace || flags.seed.is_some());
+        show(&verdict, flags.list || flags.seed.is_some(), flags.trace);
         if !verdict.wrongs.is_empty() {
             failed += 1;
             if !flags.keep_going {
@@ -76,9 +79,9 @@ fn run(seed: u64, prints: bool) -> anyhow::Result<Verdict> {
     Ok(runtime.block_on(simulate(seed, prints)))
 }
 
-fn show(verdict: &Verdict, is_printed: bool) {
+fn show(verdict: &Verdict, is_listed: bool, is_printed: bool) {
     let Verdict { seed, wrongs, hash, events, lasted, tally, .. } = verdict;
-    if is_printed || !wrongs.is_empty() {
+    if is_listed || !wrongs.is_empty() {
         let lasted = lasted.as_secs_f64();
         println!("seed {seed}: {events} events in {lasted:.1} s, hash {hash:016x}, {tally:?}");
     }
