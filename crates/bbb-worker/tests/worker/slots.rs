@@ -266,7 +266,7 @@ async fn what_a_leaving_worker_cannot_finish_another_runs() {
     until_running(&mut watch).await;
     match &watch.current().stage {
         Stage::Executing { worker, attempt, .. } => {
-            assert_eq!((&**worker, *attempt), ("staying", 1))
+            assert_eq!((&**worker, *attempt), ("staying", 1));
         }
         other => panic!("{other:?}"),
     }
