@@ -109,7 +109,10 @@ impl Core {
     pub(super) fn recall_answered(&mut self, id: WorkerId, lease: Lease) -> Option<WorkerId> {
         let grant = self.workers.get_mut(&id)?.grants.get_mut(&lease)?;
         let receiver = grant.recalled_for.take()?;
-        self.workers.get_mut(&receiver)?.recalls -= 1;
+        // It may be gone.
+        if let Some(receiver) = self.workers.get_mut(&receiver) {
+            receiver.recalls -= 1;
+        }
         Some(receiver)
     }
 

@@ -78,6 +78,15 @@ fn what_waits_at_a_busy_worker_is_called_back_for_a_free_slot() {
 }
 
 #[test]
+fn who_gives_back_what_was_recalled_is_not_to_blame() {
+    let (mut world, one, two) = uneven();
+    world.kill(two);
+    let waits = world.peers[&one].tasks[1].clone();
+    world.give_back(one, waits.lease);
+    assert_eq!(world.granted.last(), Some(&(one, waits.task.operation)), "it has room as before");
+}
+
+#[test]
 fn what_has_begun_stays_where_it_is() {
     let (mut world, one, two) = uneven();
     let (first, second) = (world.peers[&one].tasks[0].lease, world.peers[&one].tasks[1].lease);
