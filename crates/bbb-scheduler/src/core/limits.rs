@@ -38,6 +38,9 @@ pub(crate) const MAX_POOLS: usize = 1024;
 /// How long a worker whose connection broke is waited for, with what it had.
 pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(2);
 
+/// How long it is waited for at least, if it was not heard for some time before its connection broke.
+pub(crate) const LEAST_RETURN_GRACE: Duration = Duration::from_millis(500);
+
 /// How long the worker is waited for that is said to have an operation which is handed in. It has to notice that its
 /// scheduler is gone.
 pub(crate) const HANDED_IN_GRACE: Duration = Duration::from_secs(4);

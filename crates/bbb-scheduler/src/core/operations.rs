@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Core, Effect, Now, WorkerId,
     limits::{
-        MAX_ATTEMPTS, MAX_QUEUED_FOR, MAX_REASON_LEN, PLACE_EVERY, PLACES_PER_SECOND, RETURN_GRACE,
-        UNWATCHED_GRACE, phase_limit,
+        LEAST_RETURN_GRACE, MAX_ATTEMPTS, MAX_QUEUED_FOR, MAX_REASON_LEN, PLACE_EVERY,
+        PLACES_PER_SECOND, UNWATCHED_GRACE, phase_limit,
     },
     operation::{Leased, Phase},
     pool::Pool,
@@ -243,7 +243,7 @@ impl Core {
             Phase::Leased(_) => self.set_due(seq),
             Phase::Awaiting(awaiting) => {
                 // While this process was stopped nobody could come.
-                awaiting.until = awaiting.until.max(self.heard_floor + RETURN_GRACE);
+                awaiting.until = awaiting.until.max(self.heard_floor + LEAST_RETURN_GRACE);
                 if passed(awaiting.until) {
                     self.gave_up_waiting(now, seq, "its connection ended");
                 } else {

@@ -1,10 +1,10 @@
 //! What runs is taken up and not run twice: workers that are waited for, and what they bring when they come.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Core, Effect, Now, WorkerId,
-    limits::{RETURN_GRACE, phase_limit},
+    limits::phase_limit,
     operation::{Awaiting, Leased, Phase},
     queue::Seq,
 };
@@ -45,12 +45,18 @@ impl Core {
     }
 
     /// A worker's connection broke: it may come back with what it has.
-    pub(super) fn wait_for_return(&mut self, now: Now, seq: Seq, worker: &Arc<str>) {
+    pub(super) fn wait_for_return(
+        &mut self,
+        now: Now,
+        seq: Seq,
+        worker: &Arc<str>,
+        until: Duration,
+    ) {
         let Some(operation) = self.operations.get(&seq) else { return };
         let Phase::Leased(leased) = operation.phase else { return };
         let awaiting = Awaiting {
             worker: Arc::clone(worker),
-            until: now.since_start + RETURN_GRACE,
+            until,
             was_leased: true,
             progress: leased.progress,
             since: leased.since,

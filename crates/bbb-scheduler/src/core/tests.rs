@@ -203,7 +203,7 @@ proptest! {
         for (id, accepted) in &world.accepted {
             prop_assert!(accepted.has_ended(), "{id} has not ended: {accepted:?}");
         }
-        world.wait(FINISHED_KEPT_FOR + UNWATCHED_GRACE);
+        world.wait(FINISHED_KEPT_FOR + 2 * UNWATCHED_GRACE);
         prop_assert!(world.core.operations.is_empty());
         prop_assert!(world.core.mergeable.is_empty() && world.core.decided.is_empty());
         prop_assert!(world.core.by_id.is_empty() && world.core.awaited.is_empty());

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use super::{
     Core, Effect, Full, Now, WorkerId,
-    limits::{FIRST_REST, LONGEST_REST, LOST_AFTER, LOST_POOL_GRACE, MAX_PREFETCH, REVOKE_GRACE},
+    limits::{
+        FIRST_REST, LEAST_RETURN_GRACE, LONGEST_REST, LOST_AFTER, LOST_POOL_GRACE, MAX_PREFETCH,
+        RETURN_GRACE, REVOKE_GRACE,
+    },
     operation::Leased,
     timers::Subject,
     worker::{GrantState, Worker},
@@ -205,6 +208,10 @@ impl Core {
         self.timers.set(Subject::Worker(id), &mut worker.due, None);
         self.worker_names.remove(&worker.name);
         self.locality.forget(id);
+        // One that fell silent before has used up some of the time in which it may come back.
+        let lost_at = worker.heard.max(self.heard_floor) + LOST_AFTER;
+        let returns_by =
+            lost_at.clamp(now.since_start + LEAST_RETURN_GRACE, now.since_start + RETURN_GRACE);
         for (lease, grant) in &worker.grants {
             self.not_recallable(grant.pool, *lease);
             if let Some(receiver) = grant.recalled_for.and_then(|id| self.workers.get_mut(&id)) {
@@ -215,7 +222,7 @@ impl Core {
             match (grant.state, loss) {
                 (GrantState::Revoked { .. }, _) => {}
                 (GrantState::For(seq), Loss::MayReturn) => {
-                    self.wait_for_return(now, seq, &worker.name);
+                    self.wait_for_return(now, seq, &worker.name, returns_by);
                 }
                 (GrantState::For(seq), Loss::Gone(why)) => {
                     let what = format!("worker {} was lost: {why}", worker.name);

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use proptest::{collection::vec, prelude::*};
 
 use super::super::{
-    limits::{HANDED_IN_GRACE, LOST_AFTER, MAX_NAMES, RETURN_GRACE, UNWATCHED_GRACE},
+    limits::{
+        HANDED_IN_GRACE, LEAST_RETURN_GRACE, LOST_AFTER, MAX_NAMES, RETURN_GRACE, UNWATCHED_GRACE,
+    },
     *,
 };
 use super::world::{World, decided, submission};
@@ -153,6 +155,18 @@ fn a_worker_that_does_not_come_back_in_time_has_lost_its_task() {
     world.return_worker(0);
     assert!(world.end(id).is_some());
     assert!(world.carried(other, lease).revoked);
+}
+
+#[test]
+fn silence_before_the_end_of_a_connection_counts() {
+    let mut world = World::new(Limits::default());
+    let id = world.submit(submission(1, 0, 0)).unwrap();
+    let worker = world.join(1, 0);
+    world.wait(LOST_AFTER - Duration::from_millis(1));
+    let other = world.join(1, 0);
+    world.leave(worker);
+    world.wait(LEAST_RETURN_GRACE);
+    assert_eq!(world.granted, [(worker, id), (other, id)]);
 }
 
 #[test]

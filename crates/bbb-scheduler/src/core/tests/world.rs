@@ -7,7 +7,7 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
 use super::super::{
-    limits::{PATIENCE, RETURN_GRACE},
+    limits::{LEAST_RETURN_GRACE, LOST_AFTER, PATIENCE, RETURN_GRACE},
     worker::Room,
     *,
 };
@@ -58,7 +58,10 @@ pub(super) struct Carried {
 pub(super) struct Peer {
     pub(super) offer: WorkerOffer,
     pub(super) tasks: Vec<Carried>,
+    heard_at: Duration,
     left_at: Duration,
+    /// Until when its tasks are not given to others.
+    awaited_until: Duration,
     /// It came with tasks, which it goes on with whatever else it has.
     has_brought: bool,
 }
@@ -209,12 +212,19 @@ impl World {
     }
 
     pub(super) fn join_as(&mut self, offer: WorkerOffer) -> WorkerId {
-        let left_at = self.at;
-        self.attach(Peer { offer, tasks: Vec::new(), left_at, has_brought: false })
+        self.attach(Peer {
+            offer,
+            tasks: Vec::new(),
+            heard_at: self.at,
+            left_at: self.at,
+            awaited_until: self.at,
+            has_brought: false,
+        })
     }
 
     /// A worker attaches, with all that it has.
-    pub(super) fn attach(&mut self, peer: Peer) -> WorkerId {
+    pub(super) fn attach(&mut self, mut peer: Peer) -> WorkerId {
+        peer.heard_at = self.at;
         self.last_link += 1;
         let id = WorkerId(self.last_link);
         let holdings = peer.tasks.iter().map(|carried| Holding {
@@ -268,11 +278,16 @@ impl World {
             carried.recalled = false;
         }
         peer.left_at = self.at;
+        let lost_at = peer.heard_at + LOST_AFTER;
+        peer.awaited_until = lost_at.clamp(self.at + LEAST_RETURN_GRACE, self.at + RETURN_GRACE);
         peer.has_brought = !peer.tasks.is_empty();
         self.away.push(peer);
     }
 
     pub(super) fn hear(&mut self, id: WorkerId, what: FromWorker) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.heard_at = self.at;
+        }
         self.core.hear(self.now(), id, what);
         self.settle();
     }
@@ -338,7 +353,7 @@ impl World {
             Effect::Dismiss(id) => {
                 self.unlink(id);
                 // It was given up: it is not waited for.
-                self.away.last_mut().expect("it is away now").left_at = Duration::ZERO;
+                self.away.last_mut().expect("it is away now").awaited_until = self.at;
             }
             Effect::Publish(state) => {
                 assert!(!self.ended.contains(&state.id), "shown after its end");
@@ -429,7 +444,7 @@ impl World {
         assert!(!self.peers.values().any(has), "{id} was leased twice");
         let returning = |peer: &&Peer| {
             // Of a scheduler that has just begun others may know more.
-            peer.left_at + RETURN_GRACE > self.at && peer.left_at > self.began
+            peer.awaited_until > self.at && peer.left_at > self.began
         };
         assert!(!self.away.iter().filter(returning).any(has), "{id} was not waited for");
     }
@@ -563,9 +578,13 @@ impl World {
         held.get(usize::from(which) % held.len().max(1)).copied()
     }
 
-    /// Lets all workers come back, live and finish what they have, and clients hand in what is missing, for a while.
+    /// Lets all workers come back, live and finish what they have, and clients hand in what is missing, until all has
+    /// ended.
     pub(super) fn finish(&mut self) {
         for _ in 0..200 {
+            if self.accepted.values().all(Accepted::has_ended) {
+                return;
+            }
             while self.core.workers.len() < self.core.limits.workers
                 && self.return_worker(0).is_some()
             {}
