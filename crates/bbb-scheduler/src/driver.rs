@@ -303,11 +303,9 @@ impl Driver {
         offer: WorkerOffer,
         holdings: Vec<Holding>,
     ) -> Result<WorkerLink, DispatchError> {
-        // A lease can be granted, recalled and revoked before any of it is read, and each holding is answered.
-        let leases = offer.slots.saturating_add(offer.prefetch).saturating_mul(2);
         let held = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
-        let room = leases.saturating_add(held).saturating_add(UNREAD_GREETINGS as u32);
-        let (link, end) = WorkerLink::pair(room);
+        let places = offer.slots.saturating_add(offer.prefetch).saturating_add(held);
+        let (link, end) = WorkerLink::pair(places);
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
         tracing::info!(worker = offer.name, slots = offer.slots, holds = held, "worker attached");

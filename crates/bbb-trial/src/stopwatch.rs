@@ -41,6 +41,9 @@ pub struct Asked {
     /// How long an action sleeps.
     #[arg(long = "length_ms", default_value_t = 2000)]
     pub length_ms: u64,
+    /// How many bytes it writes before it sleeps.
+    #[arg(long = "output_bytes", default_value_t = 6)]
+    pub output_bytes: u64,
     /// What it asks of a worker, as NAME=VALUE.
     #[arg(long = "property")]
     pub properties: Vec<String>,
@@ -56,8 +59,8 @@ impl Asked {
             Ok((name.to_owned(), value.to_owned()))
         };
         let properties = self.properties.iter().map(pair).collect::<anyhow::Result<_>>()?;
-        let Self { seed, length_ms, .. } = *self;
-        Ok(Wanted { seed, index, length_ms, properties })
+        let Self { seed, length_ms, output_bytes, .. } = *self;
+        Ok(Wanted { seed, index, length_ms, output_bytes, properties })
     }
 }
 

@@ -54,7 +54,7 @@ front_start() {
   for name in n1 n2 n3 n4; do words+=("$name=${host_address[$name]}:1234"); done
   "$trial/front" "${words[@]}" >"$work/front.log" 2>&1 </dev/null &
   disown
-  wait_until 10 says "$work/front.log" 'front listens on'
+  wait_until 10 grep -qsF 'front listens on' "$work/front.log"
   front=grpc://$(sed -nE 's/^front listens on //p' "$work/front.log")
 }
 # front_sees NODE...: all of these are up.
@@ -64,18 +64,13 @@ front_sees() {
     [ "$(grep -E " $name is (up|down)" "$work/front.log" | tail -n 1 | grep -c ' up$')" = 1 ] || return 1
   done
 }
-# front_chose: the node that got the last connection.
-front_chose() { sed -nE 's/.* goes to (.*)/\1/p' "$work/front.log" | tail -n 1; }
+# front_chose OTHER: the node that got the last connection, and is not that one.
+front_chose() { sed -nE 's/.* goes to (.*)/\1/p' "$work/front.log" | grep -vxF "$1" | tail -n 1; }
 
 # --- who is what -----------------------------------------------------------------------------------------------
 
-# scheduler_of NODE: the member that schedules, as that one sees it: who has been there longest and does not leave.
-scheduler_of() {
-  page "$1" | "$python" -c '
-import json, sys
-members = json.load(sys.stdin)["members"]
-print(min(members, key=lambda member: (member["leaving"], member["generation"]))["name"])'
-}
+# scheduler_of NODE: the member that schedules, as that one sees it.
+scheduler_of() { page "$1" | "$python" -c 'import json, sys; print(json.load(sys.stdin)["work"]["scheduler"])'; }
 # --- clients ---------------------------------------------------------------------------------------------------
 
 now_ms() { date +%s%3N; }

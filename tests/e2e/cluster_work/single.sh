@@ -98,7 +98,8 @@ disk_full() {
   node n4 --platform=tier=spare
   check "disk full: four nodes are a cluster" together 30 n1 n2 n3 n4
   dd if=/dev/zero of="$work/faulty/n4/cache/filler" bs=1M count=24 2>/dev/null
-  stopwatch load --server="$(url n1)" --seed=7 --length_ms=500 --concurrency=6 --count=12 --property=tier=spare >"$work/disk.notes"
+  stopwatch load --server="$(url n1)" --seed=7 --length_ms=500 --output_bytes=4000000 --concurrency=6 --count=12 \
+    --property=tier=spare >"$work/disk.notes"
   sed -n '/actions=/p' "$work/disk.notes" | sed 's/^/    /'
   ran_on "$work/disk.notes" | sed 's/^/    /'
   check "disk full: nothing failed" says "$work/disk.notes" 'actions=12 failures=0'

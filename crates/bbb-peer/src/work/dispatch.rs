@@ -192,7 +192,14 @@ impl Dispatch for ClusterDispatch {
                 None => self.terms.worker(offer, holdings).await,
             }
         };
-        let far = match time::timeout(OPEN_WITHIN, opening).await {
+        let moved = carrying::until_moved(self.view.clone(), scheduler.clone());
+        let opened = tokio::select! {
+            biased;
+            // Whoever does not schedule any more is not waited for.
+            () = moved => return Err(DispatchError::Stopped),
+            opened = time::timeout(OPEN_WITHIN, opening) => opened,
+        };
+        let far = match opened {
             Ok(Ok(far)) => far,
             Ok(Err(WorkError::Full(what))) => return Err(DispatchError::Full(what)),
             Ok(Err(WorkError::NotScheduler | WorkError::Unreachable(_))) | Err(_) => {

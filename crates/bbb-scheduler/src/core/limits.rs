@@ -94,6 +94,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// [`PATIENCE`], whatever is more urgent: so nothing starves, and urgent work keeps the larger part.
 pub(crate) const AGED_EVERY: u64 = 4;
 
+/// How much busier than the least busy one a worker may be and yet be preferred for the inputs that it has: a quarter of
+/// its slots, in the unit of a load.
+pub(crate) const BUSIER: u64 = 65_536 / 4;
+
 /// How often an operation that waits is told its place, in a short queue.
 pub(crate) const PLACE_EVERY: Duration = Duration::from_secs(10);
 

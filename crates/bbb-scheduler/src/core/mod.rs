@@ -11,6 +11,7 @@
 mod explain;
 mod intake;
 mod limits;
+mod locality;
 mod names;
 mod operation;
 mod operations;
@@ -34,6 +35,7 @@ use std::{
 
 pub use limits::Limits;
 use limits::STALLED_AFTER;
+use locality::Locality;
 use operation::Operation;
 use pool::{Pool, PoolId};
 use queue::Seq;
@@ -93,6 +95,7 @@ pub struct Core {
     idle_pools: BTreeSet<PoolId>,
     workers: BTreeMap<WorkerId, Worker>,
     worker_names: HashMap<Arc<str>, WorkerId>,
+    locality: Locality,
     timers: Timers,
     effects: Vec<Effect>,
     granted: u64,
@@ -123,6 +126,7 @@ impl Core {
             idle_pools: BTreeSet::new(),
             workers: BTreeMap::new(),
             worker_names: HashMap::new(),
+            locality: Locality::default(),
             timers: Timers::default(),
             effects: Vec::new(),
             granted: 0,

@@ -16,7 +16,7 @@ use super::{
 use crate::{End, Failure, Lease, OperationId, Outcome, Progress, Stage, Story, Task, ToWorker};
 
 impl Core {
-    /// Lets an operation wait, and gives it to a free worker if there is one.
+    /// Lets an operation wait, and gives it to a worker that has room if there is one.
     pub(super) fn enqueue(&mut self, now: Now, seq: Seq) {
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         let id = operation.pool;
@@ -26,9 +26,10 @@ impl Core {
         operation.phase = Phase::Queued { since: now.since_start, place_at };
         self.refuse_if_deserted(now, seq);
         self.publish(seq);
-        match self.place(seq) {
-            Some(worker) => self.fill(now, worker),
-            None => self.set_due(seq),
+        self.set_due(seq);
+        // A worker takes what is most urgent of what waits for it, which need not be this.
+        while let Some(worker) = self.place(seq) {
+            self.fill(now, worker);
         }
     }
 

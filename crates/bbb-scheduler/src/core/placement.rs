@@ -3,23 +3,52 @@
 //!
 //! Where one is found the other is not waited for: while a worker has room for what a pool asks, nothing waits there.
 
+use std::cmp::Reverse;
+
 use super::{
     Core, Effect, Now, WorkerId,
-    limits::{AGED_EVERY, MAX_QUEUED_FOR, MAX_RECALLS, PATIENCE, phase_limit},
+    limits::{AGED_EVERY, BUSIER, MAX_QUEUED_FOR, MAX_RECALLS, PATIENCE, phase_limit},
     operation::Phase,
     pool::PoolId,
     queue::{Head, Seq},
     worker::{Grant, GrantState, Room},
 };
-use crate::{Lease, Progress, ToWorker};
+use crate::{Lease, Progress, Staged, ToWorker};
 
 impl Core {
-    /// The worker that an operation which waits goes to, if one has room: one with a free slot, else one that fetches
-    /// its inputs meanwhile.
+    /// The worker that an operation goes to while it waits, if one has room: one with a free slot, else one that fetches
+    /// its inputs meanwhile. Of those the one that has most of its inputs, if it is about as free as the best.
     pub(super) fn place(&self, seq: Seq) -> Option<WorkerId> {
-        let pool = self.pools.get(&self.operations.get(&seq)?.pool)?;
-        let best = pool.free.first().or_else(|| pool.spare.first())?;
-        Some(best.worker)
+        let operation = self.operations.get(&seq)?;
+        if !matches!(operation.phase, Phase::Queued { .. }) {
+            return None;
+        }
+        let pool = self.pools.get(&operation.pool)?;
+        let among = if pool.free.is_empty() { &pool.spare } else { &pool.free };
+        let best = among.first()?;
+        let inputs = &operation.inputs;
+        let nearest = self.locality.near(inputs).filter_map(|id| {
+            let load = self.workers.get(&id)?.indexed?;
+            let may = among.contains(&load)
+                && load.failures <= best.failures
+                && load.busy <= best.busy + BUSIER;
+            may.then(|| (self.locality.bytes(id, inputs), Reverse(load)))
+        });
+        Some(nearest.max().map_or(best.worker, |(_, Reverse(load))| load.worker))
+    }
+
+    /// A worker has the inputs of a task. If it had to fetch what it was believed to have, it forgets, and nothing older
+    /// is believed of it.
+    pub(super) fn staged(&mut self, id: WorkerId, lease: Lease, staged: Staged) {
+        let grant = self.workers.get(&id).and_then(|worker| worker.grants.get(&lease));
+        let Some(grant) = grant else { return };
+        let GrantState::For(seq) = grant.state else { return };
+        let Some(operation) = self.operations.get(&seq) else { return };
+        let had = staged.needed_bytes.saturating_sub(staged.fetched_bytes);
+        if had < grant.believed_bytes / 2 {
+            self.locality.forget(id);
+        }
+        self.locality.learn(id, &operation.inputs);
     }
 
     /// Gives tasks to a worker until it has no room, or nothing waits for it.
@@ -51,6 +80,7 @@ impl Core {
             state: GrantState::For(seq),
             pool: operation.pool,
             demand: pool.demand,
+            believed_bytes: self.locality.bytes(id, &operation.inputs),
             recalled_for: None,
         };
         worker.lend(lease, grant, progress > Progress::Fetching);

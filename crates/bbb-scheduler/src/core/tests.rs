@@ -16,7 +16,9 @@ use super::{
     },
     *,
 };
-use crate::{Demand, End, Failure, FromWorker, Outcome, Progress, Submission, WorkerOffer};
+use crate::{
+    Demand, End, Failure, FromWorker, InputPart, Outcome, Progress, Staged, Submission, WorkerOffer,
+};
 
 const LIMITS: Limits = Limits { unfinished: 40, finished: 10, finished_bytes: 20, workers: 5 };
 
@@ -81,7 +83,8 @@ fn play(world: &mut World, step: Step) {
             // An action asks for the same each time.
             let submission = submission(key ^ (asks << 6), priority, build);
             let demand = self::cpus(cpus);
-            let submission = Submission { requirement, demand, mergeable, ..submission };
+            let inputs = [InputPart { key: (key % 5).into(), bytes: 1000 }].into();
+            let submission = Submission { requirement, demand, mergeable, inputs, ..submission };
             match named {
                 true => world.submit_known(submission),
                 false => world.submit(submission),
@@ -150,6 +153,8 @@ fn play_worker(world: &mut World, step: Step) {
             if !world.has_turn(worker, lease) {
                 return;
             }
+            let staged = Staged { needed_bytes: 1000, fetched_bytes: u64::from(which) * 4 };
+            world.hear(worker, FromWorker::Staged(lease, staged));
             let carried = world.carried(worker, lease);
             carried.progress = carried.progress.max(progress);
             world.hear(worker, FromWorker::Progress(lease, progress));

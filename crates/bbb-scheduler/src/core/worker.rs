@@ -50,6 +50,8 @@ pub(super) struct Grant {
     pub(super) state: GrantState,
     pub(super) pool: PoolId,
     pub(super) demand: Demand,
+    /// How many bytes of its inputs the worker was believed to have.
+    pub(super) believed_bytes: u64,
     /// It was recalled for a free slot of this worker.
     pub(super) recalled_for: Option<WorkerId>,
 }

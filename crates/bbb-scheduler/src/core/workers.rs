@@ -77,7 +77,8 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else { return };
         worker.heard = now.since_start;
         match what {
-            FromWorker::Alive | FromWorker::Staged(..) => {}
+            FromWorker::Alive => {}
+            FromWorker::Staged(lease, staged) => self.staged(id, lease, staged),
             FromWorker::Progress(lease, progress) => {
                 self.heard_progress(now, id, lease, progress);
             }
@@ -203,6 +204,7 @@ impl Core {
         let Some(mut worker) = self.workers.remove(&id) else { return };
         self.timers.set(Subject::Worker(id), &mut worker.due, None);
         self.worker_names.remove(&worker.name);
+        self.locality.forget(id);
         for (lease, grant) in &worker.grants {
             self.not_recallable(grant.pool, *lease);
             if let Some(receiver) = grant.recalled_for.and_then(|id| self.workers.get_mut(&id)) {

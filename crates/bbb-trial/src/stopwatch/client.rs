@@ -35,6 +35,7 @@ pub(super) struct Wanted {
     pub(super) seed: u64,
     pub(super) index: u64,
     pub(super) length_ms: u64,
+    pub(super) output_bytes: u64,
     pub(super) properties: Vec<(String, String)>,
 }
 
@@ -83,7 +84,11 @@ impl Wanted {
         let properties: Vec<_> = properties.into_iter().map(property).collect();
         let platform = (!properties.is_empty()).then_some(Platform { properties });
         // The process is what it sleeps: whoever looks at processes can tell one run from two.
-        let script = format!("echo slept >output; exec /bin/sleep {}", seconds(self));
+        let Self { output_bytes, .. } = self;
+        let script = format!(
+            "head -c {output_bytes} /dev/urandom >output && exec /bin/sleep {}",
+            seconds(self)
+        );
         let command = blob(&Command {
             arguments: ["/bin/sh", "-c", &script].map(str::to_owned).to_vec(),
             output_paths: vec!["output".to_owned()],
@@ -113,7 +118,7 @@ impl Client {
     async fn upload(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Result<(), Status> {
         let request = |(digest, data): (Digest, Vec<u8>)| Request {
             digest: Some(digest.to_proto()),
-            data: data.into(),
+            data,
             ..Request::default()
         };
         let requests = blobs.into_iter().map(request).collect();

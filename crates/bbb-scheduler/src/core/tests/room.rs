@@ -5,7 +5,9 @@ use super::super::{
     *,
 };
 use super::world::{World, decided, submission};
-use crate::{Demand, End, Failure, FromWorker, Progress, Submission, WorkerOffer};
+use crate::{
+    Demand, End, Failure, FromWorker, InputPart, Progress, Staged, Submission, WorkerOffer,
+};
 
 fn cpus(millicpus: u64) -> Demand {
     Demand { millicpus, memory_bytes: 0 }
@@ -211,4 +213,60 @@ fn a_snapshot_tells_what_an_autoscaler_needs() {
     world.done(one, lease, decided());
     let snapshot = world.core.snapshot(world.now());
     assert_eq!((snapshot.granted, snapshot.waited), (2, Duration::from_secs(2)));
+}
+
+/// Work with one part of so many bytes.
+fn with_input(key: u8, part: u64) -> Submission {
+    Submission { inputs: [InputPart { key: part, bytes: 1000 }].into(), ..submission(key, 0, 0) }
+}
+
+/// The worker that was given the last task, which is done at once, after so many bytes were fetched.
+fn run_there(world: &mut World, fetched_bytes: u64) -> WorkerId {
+    let (worker, _) = *world.granted.last().unwrap();
+    let lease = first_of(world, worker);
+    world.hear(worker, FromWorker::Staged(lease, Staged { needed_bytes: 1000, fetched_bytes }));
+    world.done(worker, lease, decided());
+    worker
+}
+
+#[test]
+fn a_free_worker_that_has_the_inputs_is_preferred() {
+    let mut world = World::new(Limits::default());
+    let (one, two) = (worker(&mut world, 4, 0), worker(&mut world, 4, 0));
+    world.submit(submission(0, 0, 0));
+    world.submit(with_input(1, 7));
+    assert_eq!(run_there(&mut world, 1000), two);
+    let lease = first_of(&world, one);
+    world.done(one, lease, decided());
+    // Both are free, and without inputs the first is taken.
+    for key in 2..5 {
+        world.submit(with_input(key, 7));
+        assert_eq!(run_there(&mut world, 0), two);
+        world.submit(with_input(key + 10, 8));
+        assert_eq!(run_there(&mut world, 1000), one);
+    }
+    // A worker that is much busier than another is not preferred.
+    for key in 20..22 {
+        world.submit(with_input(key, 7));
+        assert_eq!(world.granted.last().unwrap().0, two);
+    }
+    world.submit(with_input(22, 7));
+    assert_eq!(world.granted.last().unwrap().0, one);
+}
+
+#[test]
+fn a_worker_that_fetches_what_it_was_believed_to_have_is_believed_no_more() {
+    let mut world = World::new(Limits::default());
+    let (one, two) = (worker(&mut world, 4, 0), worker(&mut world, 4, 0));
+    world.submit(submission(0, 0, 0));
+    for part in [7, 8] {
+        world.submit(with_input(part as u8, part));
+        assert_eq!(run_there(&mut world, 1000), two);
+    }
+    let lease = first_of(&world, one);
+    world.done(one, lease, decided());
+    world.submit(with_input(20, 7));
+    assert_eq!(run_there(&mut world, 900), two, "it had to fetch nearly all of it again");
+    world.submit(with_input(21, 8));
+    assert_eq!(world.granted.last().unwrap().0, one, "then the other part may be gone as well");
 }

@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
-use super::super::{limits::RETURN_GRACE, worker::Room, *};
+use super::super::{
+    limits::{PATIENCE, RETURN_GRACE},
+    worker::Room,
+    *,
+};
 use crate::{
     End, FromWorker, Holding, HoldingState, Known, Outcome, Progress, Stage, Submission, Task,
     WorkerOffer,
@@ -360,6 +364,7 @@ impl World {
             ToWorker::Run(lease, task) => {
                 self.check_lease(lease);
                 self.check_single(task.operation);
+                self.check_order(task.operation);
                 self.granted.push((worker, task.operation));
                 let peer = self.peers.get_mut(&worker).expect("told, so linked");
                 peer.tasks.push(Carried {
@@ -427,6 +432,44 @@ impl World {
             peer.left_at + RETURN_GRACE > self.at && peer.left_at > self.began
         };
         assert!(!self.away.iter().filter(returning).any(has), "{id} was not waited for");
+    }
+
+    /// What is granted is the most urgent of its pool, of the build that has the fewest tasks on workers, and the oldest of
+    /// that; or it has waited too long. Judged by what is shown, which is in step with what is granted.
+    fn check_order(&self, granted: OperationId) {
+        let pool = |state: &OperationState| {
+            let seq = self.core.by_id.get(&state.id)?;
+            Some((*seq, self.core.operations.get(seq)?.pool))
+        };
+        let Some(state) = self.known.get(&granted) else { panic!("granted, yet not shown") };
+        let Some((seq, own)) = pool(state) else { return };
+        let age = self.now().wall.duration_since(state.queued_at).unwrap_or_default();
+        if age >= PATIENCE {
+            return;
+        }
+        let mut running: BTreeMap<&str, BTreeSet<Seq>> = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for other in self.known.values() {
+            let Some((other_seq, _)) = pool(other).filter(|(_, pool)| *pool == own) else {
+                continue;
+            };
+            match &other.stage {
+                Stage::Executing { .. } => {
+                    running.entry(&other.invocation).or_default().insert(other_seq);
+                }
+                Stage::Queued(_) if other_seq != seq => waiting.push((other_seq, other)),
+                Stage::Queued(_) | Stage::Completed { .. } => {}
+            }
+        }
+        let count =
+            |state: &OperationState| running.get(&*state.invocation).map_or(0, BTreeSet::len);
+        for (other_seq, other) in waiting {
+            let rank = |state: &OperationState| (state.priority, count(state));
+            assert!(rank(state) <= rank(other), "{state:?} was granted before {other:?}");
+            if rank(state) == rank(other) && state.invocation == other.invocation {
+                assert!(seq < other_seq, "a younger one was granted");
+            }
+        }
     }
 
     /// What the core knows agrees with itself, and is within its bounds.
@@ -549,6 +592,10 @@ impl World {
 }
 
 impl Accepted {
+    pub(super) fn stage(&self) -> Option<&Stage> {
+        self.state.as_ref().map(|state| &state.stage)
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.stage.is_completed())
     }
