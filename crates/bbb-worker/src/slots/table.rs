@@ -55,7 +55,7 @@ pub(super) struct Table {
     runs: BTreeMap<RunId, Run>,
     leases: HashMap<Lease, RunId>,
     /// Those that no scheduler claims and that go on.
-    unclaimed: HashMap<OperationId, RunId>,
+    unclaimed: BTreeMap<OperationId, RunId>,
     /// Those that wait for a slot.
     waiting: BTreeSet<RunId>,
     in_slots: usize,
@@ -117,7 +117,7 @@ impl Table {
             capacity: offer.capacity,
             runs: BTreeMap::new(),
             leases: HashMap::new(),
-            unclaimed: HashMap::new(),
+            unclaimed: BTreeMap::new(),
             waiting: BTreeSet::new(),
             in_slots: 0,
             in_use: Demand::default(),
@@ -429,5 +429,7 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+mod promises;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,13 @@
 //! Every kind of input, and that an action harms nothing but itself.
 
+use std::sync::{Arc, Mutex};
+
 use bbb_digest::Digest;
 use bbb_reapi::proto::{protobuf, reapi};
 use bbb_sandbox::Mode;
+use bbb_scheduler::Staged;
+use bbb_worker::{Executor as _, Report, Said};
+use tokio::sync::watch;
 
 use crate::rig::{FUNCTION, Rig, Tier, Tree, at, command};
 
@@ -157,5 +162,21 @@ async fn inputs_that_come_as_streams_or_cannot_be_linked_are_staged() {
         let lines: Vec<_> = stdout.lines().map(str::trim).collect();
         assert_eq!(lines[0], lines[1]);
         assert_eq!(lines[2..], ["16 444", "16 555"]);
+    }
+}
+
+#[tokio::test]
+async fn what_staging_took_is_measured() {
+    for (tier, share) in [(Tier::Disk, 0), (Tier::Remote, 1)] {
+        let rig = Rig::over(Mode::Namespaces, tier, |settings| settings.copied_files = 8).await;
+        let tree = Tree::default().file("a", &[1; 1000]).file("b", &[2; 500]).file("c", &[1; 1000]);
+        let action = rig.action(tree, &command("true", &[]), |_| {}).await;
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&told);
+        let (_turn, has_turn) = watch::channel(true);
+        let report = Report::in_turn(move |said| seen.lock().unwrap().push(said), has_turn);
+        rig.local.execute(rig.task(action), report).await;
+        let expected = Staged { needed_bytes: 1500, fetched_bytes: share * 1500 };
+        assert!(told.lock().unwrap().contains(&Said::Staged(expected)), "{tier:?}: {told:?}");
     }
 }

@@ -142,7 +142,10 @@ async fn a_pin_is_a_reader() {
     drop(blob);
     rig.remote.let_pieces(PIECES);
     let to = rig.near.scratch().join("linked");
-    pin.await.unwrap().link(&to).unwrap();
+    let pinned = pin.await.unwrap();
+    pinned.link(&to).unwrap();
+    assert!(pinned.was_brought());
+    assert!(!files.pin(digest, false).await.unwrap().was_brought());
     assert!(std::fs::read(to).unwrap() == bytes);
     assert_eq!(rig.remote.gets(), 1);
 }
