@@ -54,6 +54,26 @@ remote_count() { count_of remote; }
 hit_count() { count_of 'remote cache hit'; }
 local_count() { count_of 'local|linux-sandbox|processwrapper-sandbox|worker'; }
 
+# ran_where GRPC_LOG: how many results in a log of --experimental_remote_grpc_log each worker made, as the results themselves say: NUMBER
+# NAME a line. It looks for the field of an ActionResult that holds its metadata, which begins with the worker's name and goes on
+# with a time.
+ran_where() {
+  python3 - "$1" <<'EOF'
+import collections, re, sys
+metadata = re.compile(rb"\x4a(?:[\x00-\x7f]|[\x80-\xff][\x01-\x7f])\x0a([\x01-\x3f])", re.DOTALL)
+with open(sys.argv[1], "rb") as file:
+    said = file.read()
+workers = collections.Counter()
+for found in metadata.finditer(said):
+    end = found.end() + found[1][0]
+    name = said[found.end() : end]
+    if name.isascii() and name.decode().isprintable() and said[end : end + 1] in (b"\x12", b"\x1a"):
+        workers[name.decode()] += 1
+for name, count in sorted(workers.items()):
+    print(count, name)
+EOF
+}
+
 # manifest FOLDER: kind, mode's executable bit and digest of every file, link and empty folder below it. Only what
 # an action made: not what Bazel itself writes (runfiles trees and their manifests).
 manifest() {

@@ -12,7 +12,8 @@ unset AWS_PROFILE AWS_SESSION_TOKEN AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_U
 declare -A s3_pid=()
 
 # s3_start KIND FOLDER: starts garage or moto with an empty bucket, its data (garage's) and log in FOLDER, and waits until it
-# answers. S3_PORT asks for a port. Sets s3_kind, s3_port and s3_flags, the flags of a node that uses it.
+# answers. S3_PORT asks for a port, S3_HOST for an address of this host that nodes elsewhere can reach. Sets s3_kind, s3_port and
+# s3_flags, the flags of a node that uses it.
 s3_start() {
   s3_kind=$1
   local folder=$2 deadline=$((SECONDS + 60))
@@ -31,7 +32,7 @@ s3_start() {
 # s3_flags_for PORT: the same server through that port.
 s3_flags_for() {
   # shellcheck disable=SC2034 # read by those who start nodes
-  s3_flags=(--bucket="$bucket" --endpoint="http://127.0.0.1:$1" --region="$(s3_region)")
+  s3_flags=(--bucket="$bucket" --endpoint="http://${S3_HOST:-127.0.0.1}:$1" --region="$(s3_region)")
 }
 s3_region() { if [ "$s3_kind" = garage ]; then echo garage; else echo us-east-1; fi; }
 s3_ready() {
@@ -55,7 +56,7 @@ rpc_bind_addr = "$rpc"
 rpc_public_addr = "$rpc"
 [s3_api]
 s3_region = "garage"
-api_bind_addr = "127.0.0.1:$s3_port"
+api_bind_addr = "$([ -n "${S3_HOST:-}" ] && echo 0.0.0.0 || echo 127.0.0.1):$s3_port"
 EOF
   exec env GARAGE_DEFAULT_ACCESS_KEY="$AWS_ACCESS_KEY_ID" GARAGE_DEFAULT_SECRET_KEY="$AWS_SECRET_ACCESS_KEY" \
     GARAGE_DEFAULT_BUCKET="$bucket" RUST_LOG=garage=warn "$clients/garage/bin/garage" -c "$1/garage.toml" server --single-node --default-bucket

@@ -1,8 +1,9 @@
 //! The raw ceiling: a bare tonic server that stores nothing, in a process of its own.
 //!
 //! It answers GetCapabilities with a message of the usual size, discards what ByteStream writes, and serves
-//! ByteStream reads from memory (zeros, of the size that the resource name says). What it costs is what the gRPC
-//! stack costs; no server on this stack does the same calls for less.
+//! ByteStream reads from memory (zeros, of the size that the resource name says). For every action it spawns `/bin/true` by
+//! plain fork and exec, whatever the action says, and waits for it. What it costs is what the gRPC stack and the kernel
+//! cost; no server on this stack does the same calls for less.
 
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,6 +12,8 @@ use std::task::{Context, Poll};
 
 use anyhow::{Context as _, bail};
 use bbb_reapi::proto::bytestream::{ReadRequest, WriteResponse};
+use bbb_reapi::proto::longrunning::{Operation, operation};
+use bbb_reapi::proto::protobuf::Any;
 use bbb_reapi::proto::reapi;
 use bbb_reapi::proto::semver::SemVer;
 use bytes::Bytes;
@@ -33,6 +36,9 @@ const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// HTTP/2 frames that it takes.
 const FRAME_BYTES: u32 = 256 << 10;
+/// What an operation of ours holds.
+const EXECUTE_RESPONSE: &str =
+    "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse";
 /// How the child tells its address.
 const READY: &str = "ceiling listens on ";
 
@@ -115,6 +121,7 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
         .add_service(Capabilities)
+        .add_service(Execution)
         .add_service(ByteStream { zeros: Bytes::from(vec![0; MESSAGE_BYTES]) })
         .serve_with_incoming(incoming);
     tokio::select! {
@@ -159,6 +166,7 @@ fn capabilities() -> reapi::ServerCapabilities {
         execution_capabilities: Some(reapi::ExecutionCapabilities {
             digest_function: 1,
             digest_functions: vec![1, 2, 5, 6, 9],
+            exec_enabled: true,
             ..reapi::ExecutionCapabilities::default()
         }),
         low_api_version: version(0),
@@ -212,6 +220,46 @@ impl ServerStreamingService<ReadRequest> for ByteStream {
     }
 }
 
+/// Runs the command that does nothing, in place of any action.
+#[derive(Clone)]
+struct Execution;
+
+impl NamedService for Execution {
+    const NAME: &'static str = "build.bazel.remote.execution.v2.Execution";
+}
+
+impl ServerStreamingService<reapi::ExecuteRequest> for Execution {
+    type Response = Operation;
+    type ResponseStream = tokio_stream::Once<Result<Operation, Status>>;
+    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
+
+    fn call(&mut self, _: Request<reapi::ExecuteRequest>) -> Self::Future {
+        Box::pin(async {
+            let spawned = || Command::new("/bin/true").status();
+            let status = tokio::task::spawn_blocking(spawned).await;
+            let status = status.map_err(|error| Status::internal(error.to_string()))??;
+            let result = reapi::ActionResult {
+                exit_code: status.code().unwrap_or(-1),
+                ..reapi::ActionResult::default()
+            };
+            let response = reapi::ExecuteResponse {
+                result: Some(result),
+                ..reapi::ExecuteResponse::default()
+            };
+            let response = Any {
+                type_url: EXECUTE_RESPONSE.to_owned(),
+                value: prost::Message::encode_to_vec(&response),
+            };
+            let operation = Operation {
+                done: true,
+                result: Some(operation::Result::Response(response)),
+                ..Operation::default()
+            };
+            Ok(Response::new(tokio_stream::once(Ok(operation))))
+        })
+    }
+}
+
 type HttpFuture = BoxFuture<http::Response<Body>, Infallible>;
 
 impl Service<http::Request<Body>> for Capabilities {
@@ -230,6 +278,25 @@ impl Service<http::Request<Body>> for Capabilities {
                     async move { Ok(Grpc::new(ProstCodec::default()).unary(Self, request).await) },
                 )
             }
+            _ => unimplemented(),
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Execution {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = HttpFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> HttpFuture {
+        match method(&request) {
+            "Execute" => Box::pin(async move {
+                Ok(Grpc::new(ProstCodec::default()).server_streaming(Self, request).await)
+            }),
             _ => unimplemented(),
         }
     }

@@ -33,7 +33,7 @@ use measure::Memory;
 use payload::Source;
 use report::Series;
 use target::{Speech, Target};
-use workloads::{Needs, Row};
+use workloads::Row;
 
 /// HTTP/2 frames are of 16 KiB to 16 MiB less one byte (RFC 9113, section 4.2).
 const FRAME_BYTES: std::ops::Range<usize> = (16 << 10)..(16 << 20);
@@ -207,7 +207,7 @@ async fn measure_row(
     };
     let able = |target: &&Arc<Target>| match target.stores {
         true => row.needs.met_by(target.offers),
-        false => row.needs == Needs::Bare,
+        false => row.needs.met_by_bare(),
     };
     let able: Vec<&Arc<Target>> = targets.iter().filter(able).collect();
     let series = |target: &&Arc<Target>| Series {

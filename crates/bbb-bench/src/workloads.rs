@@ -20,6 +20,8 @@ use crate::target::Offers;
 pub(crate) enum Needs {
     /// Nothing but a gRPC stack: also measured on our bare server.
     Bare,
+    /// Execution; our bare server spawns the command of actions that do nothing, and no more.
+    Spawn,
     /// A store.
     Store,
     /// A store that speaks zstd.
@@ -35,13 +37,18 @@ pub(crate) enum Needs {
 }
 
 impl Needs {
+    /// Whether our bare server can be measured with it.
+    pub(crate) const fn met_by_bare(self) -> bool {
+        matches!(self, Self::Bare | Self::Spawn)
+    }
+
     /// Whether `offers` are enough.
     pub(crate) fn met_by(self, offers: Offers) -> bool {
         match self {
             Self::Bare | Self::Store => true,
             Self::Zstd => offers.zstd,
             Self::Results => offers.update_results,
-            Self::Execution => offers.execution,
+            Self::Execution | Self::Spawn => offers.execution,
             Self::Through => offers.through,
             Self::ThroughResults => offers.through && offers.update_results,
         }

@@ -9,6 +9,7 @@ It is told what to do by lines on a socket, which 'switch.py tell SOCKET WORD...
 input; each is answered by a line:
 
   host NAME LAN ADDRESS/BITS...   a new host; the answer is the path of its namespace, for nsenter --net=
+  here LAN ADDRESS/BITS...        the host that the switch itself runs on is in this network too
   also NAME LAN ADDRESS/BITS...   one more interface of a host
   move NAME LAN                   the host's first interface is plugged into another network
   readdress NAME ADDRESS/BITS...  the host's first interface has these addresses from now on, and no other
@@ -34,7 +35,7 @@ CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TAP_NO_PI = 0x0002 | 0x1000
 FRAME_BYTES = 65536
-COMMANDS = ("host", "also", "move", "readdress", "air", "capture", "count")
+COMMANDS = ("host", "here", "also", "move", "readdress", "air", "capture", "count")
 # Frames that are under way at once; further ones are lost, as by any switch.
 FRAMES_IN_FLIGHT = 50_000
 
@@ -93,6 +94,9 @@ class Switch:
         finally:
             system(libc.setns, self.home, CLONE_NEWNET)
         return f"/proc/{os.getpid()}/fd/{self.namespaces[name]}"
+
+    def here(self, lan, *addresses):
+        self.plug("eth0", lan, addresses)
 
     def also(self, name, lan, *addresses):
         def plug():

@@ -28,14 +28,12 @@ const EXECUTE_RESPONSE: &str = "build.bazel.remote.execution.v2.ExecuteResponse"
 
 pub(super) fn rows(args: &Args, source: &Arc<Source>) -> Vec<Row> {
     let maker = Maker { source: Arc::clone(source), platform: platform(args) };
+    let noop = Row::new(
+        "execute-noop",
+        "new action that does nothing, executed",
+        noop::Noop(maker.clone()),
+    );
     let mut rows = vec![
-        Row::new(
-            "execute-noop",
-            "new action that does nothing, executed",
-            noop::Noop(maker.clone()),
-        )
-        .at_once(&[64, 1])
-        .calls(4_000),
         Row::new(
             "execute-cached",
             "action answered from the cache by Execute",
@@ -66,6 +64,7 @@ pub(super) fn rows(args: &Args, source: &Arc<Source>) -> Vec<Row> {
             .calls(64 * 20),
     ];
     rows = rows.into_iter().map(|row| row.needs(Needs::Execution)).collect();
+    rows.insert(0, noop.needs(Needs::Spawn).at_once(&[1, 8, 64, 256]).calls(4_000));
     rows
 }
 
