@@ -274,6 +274,35 @@ async fn what_a_leaving_worker_cannot_finish_another_runs() {
     assert_eq!(staying.shut_down(Duration::from_secs(60)).await, 0);
 }
 
+#[tokio::test]
+async fn what_was_fetched_ahead_is_run_elsewhere_when_a_slot_is_free_there() {
+    let rig = Rig::new(Mode::Namespaces).await;
+    let scheduler = Scheduler::start(&rig.tasks, Default::default());
+    let tasks = TaskGroup::new("slots");
+    let start = |name, prefetch| {
+        let offer = WorkerOffer { prefetch, ..WorkerOffer::of(name, 1) };
+        Slots::new(offer, Arc::clone(&scheduler) as _, Arc::clone(&rig.local) as _).start(&tasks);
+    };
+    start("busy", 1);
+    let action =
+        async |script: &str| rig.action(Tree::default(), &command(script, &[]), |_| {}).await;
+    let mut long = scheduler.submit(submission(action("sleep 100").await)).await.unwrap();
+    until_running(&mut long).await;
+    let mut next = scheduler.submit(submission(action("exit 9").await)).await.unwrap();
+    // It is there, and its command does not run beside the other.
+    while !matches!(next.current().stage, Stage::Executing { .. }) {
+        next.changed().await.unwrap();
+    }
+    let early = tokio::time::timeout(Duration::from_millis(300), until_running(&mut next)).await;
+    assert!(early.is_err(), "more commands run than there are slots");
+    start("free", 0);
+    assert_eq!(exit_code(&end(&mut next).await), 9);
+    assert!(is_running(&mut long));
+    scheduler.cancel(long.current().id).await.unwrap();
+    assert_eq!(tasks.shut_down(Duration::from_secs(60)).await, 0);
+    rig.is_clean().await;
+}
+
 /// Blocks the thread that it runs on, as a deadlock does.
 #[derive(Debug)]
 struct Stuck(Mutex<std::sync::mpsc::Receiver<()>>);
