@@ -151,7 +151,10 @@ fn submission(action: u64, builds: u64) -> Submission {
     let parts = [1, (1 << 32) | build, (2 << 32) | (action / 8)];
     Submission {
         requirement: platform(action % 2),
-        demand: Demand { millicpus: 1000 * (1 + u64::from(action.is_multiple_of(16))), memory_bytes: 0 },
+        demand: Demand {
+            millicpus: 1000 * (1 + u64::from(action.is_multiple_of(16))),
+            memory_bytes: 0,
+        },
         inputs: parts.map(|key| InputPart { key, bytes: 1 << 20 }).into(),
         timeout: Duration::from_secs(600),
         priority: i32::try_from(action % 3).unwrap_or_default(),
