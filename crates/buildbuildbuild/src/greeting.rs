@@ -260,16 +260,22 @@ mod tests {
                     UDP) and 192.0.2.1:1234 (TCP)";
         assert_eq!(open.lines[3], line);
         assert!(
-            open.warnings[0].starts_with("no --secret_key: whoever reaches 192.0.2.1:7946"),
+            open.warnings[0].contains("10.1.2.3:1234 can run commands on the machines of this"),
             "{open:?}"
         );
-        assert!(!open.warnings[0].contains("asked of clients"), "{open:?}");
+        assert!(
+            open.warnings[1].starts_with("no --secret_key: whoever reaches 192.0.2.1:7946"),
+            "{open:?}"
+        );
+        assert!(!open.warnings[1].contains("asked of clients"), "{open:?}");
+        assert!(open.lines[4].contains("--remote_executor=grpc://"), "{open:?}");
         let required_header = Some("x-key=v".to_owned());
         let guarded = greet(Flags { required_header, ..cluster(None) }, "10.1.2.3:1234");
         assert!(guarded.warnings[0].ends_with(", without what is asked of clients"), "{guarded:?}");
         let sealed = greet(cluster(Some(KEY)), "10.1.2.3:1234");
         assert!(sealed.lines[3].contains("which is sealed with its key;"), "{sealed:?}");
-        assert!(sealed.warnings.is_empty() && !format!("{sealed:?}").contains(KEY));
+        assert_eq!(sealed.warnings.len(), 1, "{sealed:?}");
+        assert!(!format!("{sealed:?}").contains(KEY));
         let deaf = greet(cluster(Some(KEY)), "127.0.0.1:1234");
         assert!(
             deaf.warnings[0].starts_with("other nodes are told 192.0.2.1:1234, but"),

@@ -225,16 +225,20 @@ fn bounds_are_kept() {
         let id = OperationId(id);
         table.accept(SystemTime::UNIX_EPOCH, id, submission(&id.to_string()))
     };
+    table.look(at(0), A).unwrap();
+    assert!(table.look(at(0), B).is_err(), "one is looked for");
     accept(&mut table, 1).unwrap();
     accept(&mut table, 2).unwrap();
     assert!(accept(&mut table, 3).is_err());
-    table.look(at(0), A).unwrap();
-    assert!(table.look(at(0), B).is_err());
+    table.heard(at(0), FromScheduler::Unknown(A));
+    table.answered(at(9), A, None);
+    table.tick(at(10));
+    assert!(table.look(at(10), B).is_err(), "it would be one more");
     for (id, bytes) in [(1, "four"), (2, "four"), (3, "four"), (4, "ninebytes")] {
         if id > 2 {
             accept(&mut table, id).unwrap();
         }
-        tell(&mut table, 1, OperationId(id), &ended(OperationId(id), bytes));
+        tell(&mut table, 10, OperationId(id), &ended(OperationId(id), bytes));
         let left: Vec<u128> =
             table.entries.values().filter(|entry| entry.is_ended()).map(|e| e.id.0).collect();
         match id {
@@ -246,7 +250,7 @@ fn bounds_are_kept() {
     }
     assert_eq!((table.ended_bytes, table.counts()), (0, Counts::default()));
     accept(&mut table, 5).unwrap();
-    tell(&mut table, 2, OperationId(5), &ended(OperationId(5), "x"));
-    table.tick(at(302));
+    tell(&mut table, 11, OperationId(5), &ended(OperationId(5), "x"));
+    table.tick(at(311));
     assert_eq!(table.counts(), Counts::default());
 }
