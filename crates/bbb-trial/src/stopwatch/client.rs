@@ -118,7 +118,7 @@ impl Client {
     async fn upload(&self, blobs: Vec<(Digest, Vec<u8>)>) -> Result<(), Status> {
         let request = |(digest, data): (Digest, Vec<u8>)| Request {
             digest: Some(digest.to_proto()),
-            data: data.into(),
+            data,
             ..Request::default()
         };
         let requests = blobs.into_iter().map(request).collect();
