@@ -65,6 +65,8 @@ pub(crate) struct Gossip {
     strangers: Strangers,
     suspects: Suspects,
     renewals: Renewals,
+    /// The first generation, and when it was taken.
+    began: (u64, Duration),
     next_round: Duration,
     /// In how many more rounds a member is asked whom it knows.
     questions_left: u32,
@@ -93,7 +95,9 @@ impl Gossip {
     /// A node that is alone.
     pub(crate) fn new(me: Node, seed: u64, now: Duration) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
+        let began = (me.id().generation, now);
         Self {
+            began,
             foca: Foca::new(me, timing::config(), rng.fork(), PostcardCodec),
             effects: Effects { now, ..Effects::default() },
             neighbours: Neighbours::new(now),
@@ -350,9 +354,16 @@ impl Gossip {
     }
 
     /// Takes a new generation above `seen`, if it did not do so too often lately.
+    ///
+    /// It tells when the node came back, as the first one tells when it started: who was gone is younger than those that
+    /// stayed.
     fn renew(&mut self, seen: u64) {
-        let renewed =
-            self.foca.identity().renewed(seen.max(self.me().generation).saturating_add(1));
+        let (first, at) = self.began;
+        let lived_ms = u64::try_from(self.effects.now.saturating_sub(at).as_millis());
+        let now =
+            first.saturating_add(lived_ms.unwrap_or(u64::MAX)).min(identity::MAX_GENERATION - 1);
+        let above = seen.max(self.me().generation).max(now);
+        let renewed = self.foca.identity().renewed(above.saturating_add(1));
         if Node::try_from(renewed.id().clone()).is_err() || !self.renewals.allow(self.effects.now) {
             return;
         }

@@ -5,6 +5,8 @@ use tokio::{sync::watch, task::AbortHandle, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
+use crate::Process;
+
 /// The owner of some tasks.
 #[derive(Clone)]
 pub struct TaskGroup {
@@ -28,6 +30,7 @@ impl Stop {
     /// Does something until the group is asked to stop; none if that came first.
     pub async fn until_requested<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
+            biased;
             done = work => Some(done),
             () = self.requested() => None,
         }
@@ -61,12 +64,21 @@ impl TaskGroup {
         let guarded = async move {
             if AssertUnwindSafe(task).catch_unwind().await.is_err() {
                 tracing::error!("task panicked");
-                failed.send_replace(Some(format!("task {group}/{name} panicked")));
+                let story = format!("task {group}/{name} panicked");
+                if let Some(process) = Process::current() {
+                    process.panicked(story.clone());
+                }
+                failed.send_replace(Some(story));
                 stop.0.cancel();
             }
         };
         let span = tracing::info_span!("task", group, name);
-        self.tracker.spawn(guarded.instrument(span)).abort_handle()
+        let task = guarded.instrument(span);
+        match Process::current() {
+            None => self.tracker.spawn(task),
+            Some(process) => self.tracker.spawn(process.within(task)),
+        }
+        .abort_handle()
     }
 
     /// The word to stop, for tasks of this group.

@@ -122,6 +122,11 @@ impl Fault {
         self
     }
 
+    /// What the system said, as a number.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        self.source.raw_os_error()
+    }
+
     /// What was tried, without what the system said.
     pub(crate) fn what(&self) -> String {
         match self.detail.as_str() {

@@ -259,7 +259,7 @@ impl Driver {
             Request::Attach(offer, holdings, reply) => {
                 drop(reply.send(self.attach(now, offer, holdings)));
             }
-            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
+            Request::Snapshot(reply) => drop(reply.send(self.core.snapshot(now))),
         }
     }
 
@@ -303,11 +303,9 @@ impl Driver {
         offer: WorkerOffer,
         holdings: Vec<Holding>,
     ) -> Result<WorkerLink, DispatchError> {
-        // A lease can be granted, recalled and revoked before any of it is read, and each holding is answered.
-        let leases = offer.slots.saturating_add(offer.prefetch).saturating_mul(2);
         let held = u32::try_from(holdings.len()).unwrap_or(u32::MAX);
-        let room = leases.saturating_add(held).saturating_add(UNREAD_GREETINGS as u32);
-        let (link, end) = WorkerLink::pair(room);
+        let places = offer.slots.saturating_add(offer.prefetch).saturating_add(held);
+        let (link, end) = WorkerLink::pair(places);
         self.last_worker += 1;
         let id = WorkerId(self.last_worker);
         tracing::info!(worker = offer.name, slots = offer.slots, holds = held, "worker attached");
@@ -318,12 +316,6 @@ impl Driver {
         let reports = ReceiverStream::new(end.reports).map(move |report| (id, Some(report)));
         self.reports.push(reports.chain(stream::iter([(id, None)])).boxed());
         Ok(link)
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let (queued, executing, completed) = self.core.counts();
-        let workers = self.core.workers().collect();
-        Snapshot { queued, executing, completed, workers, ..Snapshot::default() }
     }
 
     /// Does what the core decided. A worker that cannot be told has left.

@@ -127,6 +127,22 @@ impl Demand {
     pub fn covers(self, wanted: Self) -> bool {
         self.millicpus >= wanted.millicpus && self.memory_bytes >= wanted.memory_bytes
     }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            millicpus: self.millicpus.saturating_add(other.millicpus),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+        }
+    }
+
+    /// What is left of this without `other`.
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            millicpus: self.millicpus.saturating_sub(other.millicpus),
+            memory_bytes: self.memory_bytes.saturating_sub(other.memory_bytes),
+        }
+    }
 }
 
 /// A part of an input tree that is worth being near to: a directory with all below it.

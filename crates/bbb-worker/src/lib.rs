@@ -16,6 +16,7 @@ mod collect;
 mod error;
 mod executor;
 mod fetch;
+mod fullness;
 mod inputs;
 mod local;
 mod outcome;

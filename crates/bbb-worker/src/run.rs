@@ -9,7 +9,7 @@ use std::{
 use bbb_reapi::{Invalid, Properties};
 use bbb_sandbox::{DEFAULT_MOUNT_POINT, Exit, Limits, Mode, Request, Sandbox};
 
-use crate::{error::Error, renewal::Part, stage::Prepared};
+use crate::{error::Error, fullness, renewal::Part, stage::Prepared};
 
 /// How much longer than its timeout a command may take to be set up and ended, before its sandbox is
 /// given up.
@@ -68,15 +68,31 @@ impl Prepared {
         };
         let limit =
             self.lease.task.submission.timeout.saturating_add(request.grace).saturating_add(SLACK);
-        match tokio::time::timeout(limit, sandbox.run(request)).await {
+        let running = tokio::time::timeout(limit, sandbox.run(request));
+        let (ran, was_full) = fullness::watching(self.folder.path(), running).await;
+        match ran {
             Err(_) => Err(Error::Late { phase: "running the command", limit }),
-            Ok(Ok(exit)) => Ok(Ran { prepared: self, mount_point, exit }),
+            Ok(Ok(exit)) => match machines_fault(&exit, limits, was_full) {
+                Some(fault) => Err(Error::Unable(fault.to_owned())),
+                None => Ok(Ran { prepared: self, mount_point, exit }),
+            },
             Ok(Err(bbb_sandbox::Error::Invalid(reason))) => {
                 Err(Invalid::new("command", reason).into())
             }
             Ok(Err(error)) => Err(Error::fault("run the command", error)),
         }
     }
+}
+
+/// What of the machine made a command fail, as far as that can be known.
+fn machines_fault(exit: &Exit, limits: Limits, was_full: bool) -> Option<&'static str> {
+    if exit.status.code() == 0 || exit.timed_out {
+        return None;
+    }
+    if exit.out_of_memory && limits.memory_bytes.is_none() {
+        return Some("the command failed when the machine ran out of memory and killed some of it");
+    }
+    was_full.then_some("the command failed while the file system under it was full")
 }
 
 /// Where the exec root stands for the command: where it asks for, else where the worker has it.

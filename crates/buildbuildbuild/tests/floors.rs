@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("bbb-digest", 0),
     ("bbb-lifecycle", 0),
     ("bbb-sandbox", 0),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, u8); 14] = [
     ("bbb-grpc", 4),
     ("bbb-bench", 4),
     ("bbb-trial", 4),
+    ("bbb-sim", 5),
     ("buildbuildbuild", 5),
 ];
 

@@ -24,7 +24,7 @@ use bbb_reapi::{
     to_duration,
 };
 use bbb_scheduler::{
-    Assignment, Outcome, Progress, Scheduler, WorkerLink, WorkerOffer, core::Limits,
+    Assignment, Demand, Outcome, Progress, Scheduler, WorkerLink, WorkerOffer, core::Limits,
 };
 use bbb_storage::{
     ActionCache, Blob, Cas, Content, Encoding, Error, Source, SourceContent, Stores, TreeCache,
@@ -434,6 +434,49 @@ async fn lists_stay_within_their_instance() {
     let other = GetOperationRequest { name: format!("other/{name}") };
     let error = house.operations.clone().get_operation(other).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn what_an_action_takes_and_needs_most_comes_to_its_worker() {
+    let house = house(true).await;
+    let offer = WorkerOffer {
+        capacity: Demand { millicpus: 4000, memory_bytes: 1 << 30 },
+        ..WorkerOffer::of("the-worker", 2)
+    };
+    let mut link = house.scheduler.attach(offer, Vec::new()).await.unwrap();
+    let property = |name: &str, value: &str| reapi::platform::Property {
+        name: name.into(),
+        value: value.into(),
+    };
+    let large = house.store(vec![7; 100_000]).await;
+    let file =
+        reapi::FileNode { name: "f".into(), digest: Some(large.to_proto()), ..Default::default() };
+    let below = reapi::Directory { files: vec![file], ..Default::default() };
+    let below = house.store(below.encode_to_vec()).await;
+    let node = reapi::DirectoryNode { name: "below".into(), digest: Some(below.to_proto()) };
+    let root = reapi::Directory { directories: vec![node], ..Default::default() };
+    let root = house.store(root.encode_to_vec()).await;
+    let with = async |properties| {
+        let platform = Some(reapi::Platform { properties });
+        let input_root_digest = Some(root.to_proto());
+        house
+            .action(|action| {
+                *action = reapi::Action { platform, input_root_digest, ..action.clone() }
+            })
+            .await
+    };
+    let request = with(vec![property("cpus", "0.5"), property("memory", "512M")]).await;
+    let mut execution = house.execution.clone();
+    let _stream = execution.execute(request).await.unwrap();
+    let submission = link.next().await.unwrap().task.submission;
+    assert_eq!(submission.demand, Demand { millicpus: 500, memory_bytes: 512 << 20 });
+    assert_eq!(submission.requirement, Default::default());
+    let bytes: Vec<_> = submission.inputs.iter().map(|part| part.bytes).collect();
+    assert_eq!(bytes, [100_000]);
+    let refused = house.execute(with(vec![property("memory", "much")]).await).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let details = refused.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "platform.memory");
 }
 
 #[tokio::test]

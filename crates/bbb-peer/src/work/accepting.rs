@@ -47,6 +47,9 @@ pub(super) const ASK_WITHIN: Duration = Duration::from_secs(2);
 /// How many operations other nodes are asked for at a time; further ones wait.
 const MAX_ASKED: usize = 32;
 
+/// How many may wait for one operation that is looked for.
+const MAX_SEEKERS: usize = 1024;
+
 /// What is asked of the task.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -98,6 +101,8 @@ pub(super) struct Accepting {
     to_ask: VecDeque<OperationId>,
     asked: FuturesUnordered<Asked>,
     line: Line,
+    /// Whether the last try to open it came to nothing.
+    is_missed: bool,
     /// Whom the line leads to.
     scheduler: MemberId,
     /// The names of all nodes that are there.
@@ -128,6 +133,7 @@ impl Accepting {
             to_ask: VecDeque::new(),
             asked: FuturesUnordered::new(),
             line: Line::Down { again_at: began },
+            is_missed: false,
             scheduler: seen.scheduler().id.clone(),
             names: names(&seen),
             beat: began,
@@ -216,12 +222,16 @@ impl Accepting {
             Event::Due => self.open(),
             Event::Opened(Ok(stream)) => {
                 self.line = Line::Up { stream, heard: Instant::now() };
+                self.is_missed = false;
                 let now = self.now();
                 self.table.connected(now);
             }
             Event::Opened(Err(error)) => {
-                let node = &self.scheduler.name;
-                tracing::debug!(%node, error = &error as &dyn std::error::Error, "no scheduler");
+                if !std::mem::replace(&mut self.is_missed, true) {
+                    let node = &self.scheduler.name;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(%node, error, "no scheduler; it is tried again and again");
+                }
                 self.hang_up(self.soon());
             }
             Event::HasRoom => self.say(),
@@ -295,7 +305,13 @@ impl Accepting {
             Err(error) => drop(reply.send(Err(full(error)))),
             Ok(()) => match self.watch(id) {
                 Some(watch) => drop(reply.send(Ok(Some(watch)))),
-                None => self.seekers.entry(id).or_default().push(reply),
+                None => {
+                    let seekers = self.seekers.entry(id).or_default();
+                    match seekers.len() < MAX_SEEKERS {
+                        true => seekers.push(reply),
+                        false => drop(reply.send(Err(full(Full("too many look for it"))))),
+                    }
+                }
             },
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bbb_scheduler::{End, Known, OperationId, OperationState, Stage, Submission};
+use bbb_scheduler::{ActionKey, End, Known, OperationId, OperationState, Stage, Submission};
 
 use super::ToScheduler;
 
@@ -92,6 +92,14 @@ impl Entry {
             told: Told::default(),
             story: Vec::new(),
             last_run: None,
+        }
+    }
+
+    /// Its work, as far as it is known and has not ended.
+    pub(super) fn key(&self) -> Option<Arc<ActionKey>> {
+        match &self.knowledge {
+            Knowledge::Open { state, .. } => Some(Arc::clone(&state.key)),
+            _ => None,
         }
     }
 

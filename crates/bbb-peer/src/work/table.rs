@@ -174,7 +174,7 @@ impl Table {
             self.touch(seq);
             return Ok(());
         }
-        if self.sought >= self.limits.sought {
+        if self.sought >= self.limits.sought || self.unfinished() >= self.limits.unfinished {
             return Err(Full("too many operations are looked for"));
         }
         self.sought += 1;
@@ -203,6 +203,12 @@ impl Table {
 
     /// The operation is to end. Gives whether it is known.
     pub(super) fn cancel(&mut self, id: OperationId) -> bool {
+        if let Some(&seq) = self.by_id.get(&id)
+            && let Some(key) = self.entry(id).and_then(Entry::key)
+        {
+            // Nobody joins what is about to end.
+            self.unmerge(&key, seq);
+        }
         self.change(id, |entry| entry.is_cancelled = true)
     }
 

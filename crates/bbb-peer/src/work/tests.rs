@@ -31,7 +31,10 @@ enum Cable {
 }
 
 #[derive(Debug, Default)]
-struct Net(Mutex<BTreeMap<String, (Arc<ClusterDispatch>, watch::Sender<Cable>)>>);
+struct Net(Mutex<BTreeMap<String, Plug>>);
+
+/// A node, and what becomes of what is sent to it.
+type Plug = (Arc<ClusterDispatch>, watch::Sender<Cable>);
 
 impl Net {
     fn plug(&self, node: &str) -> Option<(Arc<ClusterDispatch>, watch::Receiver<Cable>)> {

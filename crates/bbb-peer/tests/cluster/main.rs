@@ -9,3 +9,4 @@ mod reads;
 mod results;
 mod rig;
 mod seams;
+mod work;

@@ -8,6 +8,7 @@ use bbb_grpc::{Budgets, Doors, Port, Settings};
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{
     Bounds, Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+    work::{ClusterDispatch, PeerReach, Work, WorkServer, WorkService, WorkSettings},
 };
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Disk, DiskSettings, Far, Instances, Objects, Stores,
@@ -44,6 +45,9 @@ pub(crate) struct Node {
     pub(crate) peers: Arc<PeerTier>,
     pub(crate) introductions: Arc<Introductions>,
     pub(crate) link: Link,
+    pub(crate) dispatch: Arc<ClusterDispatch>,
+    /// What has to do with work.
+    pub(crate) work: TaskGroup,
     view: watch::Sender<Arc<ClusterView>>,
     heads_at_start: u64,
     dir: TempDir,
@@ -174,6 +178,10 @@ impl Node {
         let connections =
             Connections::with_bounds(tls.client(), NodeTls::server_name(), bounds, &group);
         connections.follow(seen.clone(), &group);
+        let work = TaskGroup::new("work");
+        let reach = PeerReach::new(Arc::clone(&connections), &work);
+        let dispatch = ClusterDispatch::start(WorkSettings::default(), seen.clone(), reach, &work);
+        let work_service = WorkService::new(Arc::clone(&dispatch) as Arc<dyn Work>, &work);
         let peers = PeerTier::new(
             &PeerTierSettings::default(),
             Arc::clone(&bucket),
@@ -191,7 +199,7 @@ impl Node {
         let service =
             NodeService::new(Arc::clone(&near), Arc::clone(&peers), Arc::clone(&introductions));
         let tiered = Arc::new(tiered);
-        let port = port(&tiered, &near, service, &tls);
+        let port = port(&tiered, &near, (service, work_service), &tls);
         port.serve(listener, &group);
         Self {
             member,
@@ -202,6 +210,8 @@ impl Node {
             peers,
             introductions,
             link,
+            dispatch,
+            work,
             view,
             heads_at_start,
             dir,
@@ -294,7 +304,7 @@ fn tiered(near: &Arc<Disk>, peers: &Arc<PeerTier>, group: &TaskGroup) -> Tiered 
 fn port(
     tiered: &Arc<Tiered>,
     near: &Arc<Disk>,
-    service: NodeServer<NodeService>,
+    (service, work): (NodeServer<NodeService>, WorkServer),
     tls: &NodeTls,
 ) -> Port {
     let settings = Settings {
@@ -316,6 +326,7 @@ fn port(
     let near = Doors::for_nodes_near(MAX_BLOB_BYTES, &near_budget, near);
     let nodes = Doors::for_nodes(MAX_BLOB_BYTES, &peers_budget, peers)
         .with_service(service)
+        .with_service(work)
         .with_doors_under("/near", near);
     Port::new(256 << 20, Doors::new(settings, &clients_budget, clients))
         .with_nodes(nodes, tls.server())

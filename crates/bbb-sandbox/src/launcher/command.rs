@@ -2,7 +2,8 @@
 //!
 //! All that needs memory is prepared in the init; the child borrows the init's memory (no page table is copied),
 //! changes only itself, and executes. A program that cannot be run is the action's failure: 127 or 126 and a line
-//! on its own stderr, as a shell does it.
+//! on its own stderr, as a shell does it. Where it is the machine that could not, the child leaves word of that in the
+//! memory that it borrowed, and there was no run.
 
 use std::ffi::{CString, OsStr, OsString, c_char};
 use std::fs::{File, OpenOptions};
@@ -11,8 +12,9 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 
-use rustix::process::{Pid, Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::groups::{Group, Kept};
@@ -40,6 +42,8 @@ pub(crate) struct Command {
     stdout: File,
     stderr: File,
     walls: Walls,
+    /// What the system said to the child when it was the machine that could not go on; else 0.
+    trouble: AtomicI32,
 }
 
 /// What holds a command in.
@@ -121,6 +125,7 @@ impl Command {
             stdout: streams.stdout,
             stderr: streams.stderr,
             walls,
+            trouble: AtomicI32::new(0),
         })
     }
 
@@ -132,13 +137,20 @@ impl Command {
     /// Starts it; comes back when the program is executing, or has failed to.
     pub(crate) fn spawn(&self) -> Result<Pid, Fault> {
         let mut stack = vec![0; STACK_BYTES];
-        sys::fork_borrowing(&mut stack, self, |command| command.become_it())
+        let child = sys::fork_borrowing(&mut stack, self, |command| command.become_it())?;
+        match self.trouble.load(Ordering::Relaxed) {
+            0 => Ok(child),
+            errno => {
+                // It is at its end.
+                let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+                Err(Fault::new(Step::Spawn, io::Error::from_raw_os_error(errno)))
+            }
+        }
     }
 
     fn become_it(&self) -> ! {
         if let Err(fault) = self.put_on() {
-            self.complain(format_args!("{fault}"));
-            sys::exit(NOT_RUN);
+            self.give_up(&fault);
         }
         if let Err(error) = rustix::process::chdir(&self.folder) {
             self.complain(format_args!(
@@ -150,8 +162,7 @@ impl Command {
         if let Some(filter) = &self.walls.filter
             && let Err(fault) = sys::install_filter(filter)
         {
-            self.complain(format_args!("{fault}"));
-            sys::exit(NOT_RUN);
+            self.give_up(&fault);
         }
         let mut denied = None;
         for candidate in &self.candidates {
@@ -160,6 +171,10 @@ impl Command {
             match error.raw_os_error() {
                 Some(libc::ENOENT | libc::ENOTDIR) => {}
                 Some(libc::EACCES) => denied = Some(error),
+                Some(errno @ (libc::EIO | libc::ENOMEM | libc::ENFILE | libc::ETXTBSY)) => {
+                    self.trouble.store(errno, Ordering::Relaxed);
+                    sys::exit(NOT_RUN);
+                }
                 _ => {
                     denied = Some(error);
                     break;
@@ -176,6 +191,12 @@ impl Command {
         };
         self.complain(format_args!("cannot run {name}: {reason}"));
         sys::exit(code)
+    }
+
+    /// Ends the child, for its walls do not stand.
+    fn give_up(&self, fault: &Fault) -> ! {
+        self.trouble.store(fault.errno().unwrap_or(libc::EIO), Ordering::Relaxed);
+        sys::exit(NOT_RUN);
     }
 
     /// What the command has of its own besides its program: session, streams, limits, no privileges.

@@ -183,3 +183,18 @@ async fn long_arguments_arrive_and_too_long_ones_are_the_actions_failure() {
         assert_eq!(left.code(), 126, "{}", left.stderr);
     }
 }
+
+#[tokio::test]
+async fn a_program_that_the_machine_cannot_execute_is_no_failure_of_the_command() {
+    // An overlay would not show that the file below is open.
+    let rig = Rig::new(Mode::None).await;
+    let staged = rig.stage();
+    let program = staged.lower().join("program");
+    fs::copy("/bin/true", &program).unwrap();
+    let request = staged.program(&rig.sandbox, &["./program"]);
+    let writing = fs::File::options().append(true).open(&program).unwrap();
+    let error = rig.sandbox.run(request.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::Setup { .. }), "{error:?}");
+    drop(writing);
+    assert_eq!(rig.run(&staged, request).await.code(), 0);
+}

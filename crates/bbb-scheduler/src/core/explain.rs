@@ -1,33 +1,34 @@
 //! Why an operation cannot run anywhere, for people.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use crate::{Platform, WorkerOffer};
+use crate::{Demand, Platform, WorkerOffer};
 
-/// Why no worker can run what asks for `requirement`: the nearest worker, and what differs.
+/// How many properties are named in an explanation.
+const MAX_NAMED: usize = 10;
+
+/// Why no worker can run what asks for this: the nearest worker, and what differs.
 pub(super) fn explain<'a>(
     requirement: &Platform,
+    demand: Demand,
     offers: impl Iterator<Item = &'a WorkerOffer>,
 ) -> String {
-    let differing = |offer: &WorkerOffer| {
-        requirement.iter().filter(|pair| offer.platform.iter().all(|other| other != *pair)).count()
+    let asked = shown(requirement, demand);
+    let differing = |offer: &&WorkerOffer| {
+        wrong(requirement, offer).count() + short_of(demand, offer.capacity).count()
     };
-    let asked = shown(requirement.iter());
-    let Some(nearest) = offers.min_by_key(|offer| differing(offer)) else {
+    let Some(nearest) = offers.min_by_key(differing) else {
         return format!(
             "no worker is attached to run an action that asks for {asked}; start nodes with --worker_slots"
         );
     };
     let mut text = format!("no worker offers {asked}; the nearest is {}, but", nearest.name);
-    let wrong = requirement
-        .iter()
-        .filter(|pair| nearest.platform.iter().all(|other| other != *pair))
-        .take(MAX_NAMED);
-    for (index, (name, value)) in wrong.enumerate() {
-        let comma = if index > 0 { "," } else { "" };
+    let before = text.len();
+    // Writing to a String cannot fail.
+    for (name, value) in wrong(requirement, nearest).take(MAX_NAMED) {
+        let comma = if text.len() > before { "," } else { "" };
         let has = nearest.platform.iter().filter(|(other, _)| *other == name).map(|(_, has)| has);
         let has: Vec<_> = has.take(MAX_NAMED).collect();
-        // Writing to a String cannot fail.
         let _ = match has.is_empty() {
             true => write!(text, "{comma} it has no {name} where {value:?} is asked for"),
             false => {
@@ -35,21 +36,65 @@ pub(super) fn explain<'a>(
             }
         };
     }
-    if differing(nearest) == 0 {
+    for (has, wanted) in short_of(demand, nearest.capacity) {
+        let comma = if text.len() > before { "," } else { "" };
+        let _ = write!(text, "{comma} it has {has} where {wanted} is asked for");
+    }
+    if text.len() == before {
         text.push_str(" it takes no further tasks");
     }
     text
 }
 
-/// How many properties are named in an explanation.
-const MAX_NAMED: usize = 10;
+/// What takes a part of a worker, in the words of the properties that ask for it.
+#[derive(Clone, Copy)]
+enum Amount {
+    Millicpus(u64),
+    MemoryBytes(u64),
+}
 
-fn shown<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let pairs: Vec<_> =
-        pairs.take(MAX_NAMED).map(|(name, value)| format!("{name}={value}")).collect();
-    match pairs.is_empty() {
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Millicpus(millis) if millis % 1000 == 0 => write!(f, "cpus={}", millis / 1000),
+            Self::Millicpus(millis) => write!(f, "cpus={}", millis as f64 / 1000.0),
+            Self::MemoryBytes(bytes) if bytes < 1 << 30 => {
+                write!(f, "memory={:.0}MiB", (bytes as f64 / f64::from(1 << 20)).ceil())
+            }
+            Self::MemoryBytes(bytes) => {
+                write!(f, "memory={:.1}GiB", bytes as f64 / f64::from(1 << 30))
+            }
+        }
+    }
+}
+
+/// The properties that a worker does not offer.
+fn wrong<'a>(
+    requirement: &'a Platform,
+    offer: &'a WorkerOffer,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    requirement.iter().filter(|pair| offer.platform.iter().all(|other| other != *pair))
+}
+
+/// What there is less of than is asked for.
+fn short_of(demand: Demand, capacity: Demand) -> impl Iterator<Item = (Amount, Amount)> {
+    let cpus = (Amount::Millicpus(capacity.millicpus), Amount::Millicpus(demand.millicpus));
+    let memory =
+        (Amount::MemoryBytes(capacity.memory_bytes), Amount::MemoryBytes(demand.memory_bytes));
+    let short =
+        [demand.millicpus > capacity.millicpus, demand.memory_bytes > capacity.memory_bytes];
+    [cpus, memory].into_iter().zip(short).filter(|(_, short)| *short).map(|(amounts, _)| amounts)
+}
+
+fn shown(requirement: &Platform, demand: Demand) -> String {
+    let pairs = requirement.iter().take(MAX_NAMED).map(|(name, value)| format!("{name}={value}"));
+    let cpus = (demand.millicpus > 0).then(|| Amount::Millicpus(demand.millicpus).to_string());
+    let memory =
+        (demand.memory_bytes > 0).then(|| Amount::MemoryBytes(demand.memory_bytes).to_string());
+    let all: Vec<_> = pairs.chain(cpus).chain(memory).collect();
+    match all.is_empty() {
         true => "nothing particular".to_owned(),
-        false => pairs.join(", "),
+        false => all.join(", "),
     }
 }
 
@@ -61,19 +106,35 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn offer(name: &str, pairs: &[(&str, &str)]) -> WorkerOffer {
-        WorkerOffer { platform: platform(pairs), ..WorkerOffer::of(name, 1) }
+    fn offer(name: &str, pairs: &[(&str, &str)], millicpus: u64) -> WorkerOffer {
+        let capacity = Demand { millicpus, memory_bytes: 1 << 30 };
+        WorkerOffer { platform: platform(pairs), capacity, ..WorkerOffer::of(name, 1) }
     }
 
     #[test]
     fn the_nearest_worker_is_named_with_what_differs() {
-        let offers = [offer("far", &[]), offer("near", &[("Arch", "arm"), ("OS", "linux")])];
+        let offers =
+            [offer("far", &[], 4000), offer("near", &[("Arch", "arm"), ("OS", "linux")], 4000)];
         let wanted = platform(&[("Arch", "x86"), ("OS", "linux")]);
-        let text = explain(&wanted, offers.iter());
         assert_eq!(
-            text,
+            explain(&wanted, Demand::default(), offers.iter()),
             "no worker offers Arch=x86, OS=linux; the nearest is near, but its Arch is arm instead of \"x86\""
         );
-        assert!(explain(&wanted, [].iter()).contains("--worker_slots"));
+        assert!(explain(&wanted, Demand::default(), [].iter()).contains("--worker_slots"));
+    }
+
+    #[test]
+    fn what_is_too_little_is_named() {
+        let offers = [offer("small", &[], 1000), offer("large", &[], 4000)];
+        let memory = Demand { millicpus: 2500, memory_bytes: 3 << 29 };
+        assert_eq!(
+            explain(&Platform::default(), memory, offers.iter()),
+            "no worker offers cpus=2.5, memory=1.5GiB; the nearest is large, but it has memory=1.0GiB where memory=1.5GiB is asked for"
+        );
+        let both = Demand { millicpus: 8000, memory_bytes: 2 << 30 };
+        assert!(explain(&platform(&[("gpu", "1")]), both, offers.iter()).ends_with(
+            "it has no gpu where \"1\" is asked for, it has cpus=1 where cpus=8 is asked for, \
+                 it has memory=1.0GiB where memory=2.0GiB is asked for"
+        ));
     }
 }

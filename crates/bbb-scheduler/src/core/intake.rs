@@ -64,7 +64,7 @@ impl Core {
                     progress: Progress::Fetching,
                     since: now.wall,
                 };
-                self.wait_for_worker(seq, awaiting);
+                self.wait_for_worker(now, seq, awaiting);
                 self.publish(seq);
             }
             _ => self.enqueue(now, seq),
@@ -139,8 +139,9 @@ impl Core {
             queued_at: now.since_start,
             waited_before,
             queued_wall,
-            phase: Phase::Queued { place_at: Duration::ZERO },
+            phase: Phase::Queued { since: now.since_start, place_at: Duration::ZERO },
             story,
+            recalls: 0,
             unwatched_since: (!watched).then_some(now.since_start),
             due: Due::default(),
         };

@@ -42,6 +42,12 @@ pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(2);
 /// scheduler is gone.
 pub(crate) const HANDED_IN_GRACE: Duration = Duration::from_secs(4);
 
+/// How many tasks a worker has at the most beyond its slots.
+pub(crate) const MAX_PREFETCH: u32 = 64;
+
+/// How often an operation is called back from workers that have not begun it. After that it waits where it is.
+pub(crate) const MAX_RECALLS: u8 = 4;
+
 /// How many queues without operations are kept for the next one that asks for the same.
 pub(crate) const MAX_IDLE_POOLS: usize = 64;
 
@@ -87,6 +93,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Every so many tasks a worker takes the operation that has waited longest, if it has waited for
 /// [`PATIENCE`], whatever is more urgent: so nothing starves, and urgent work keeps the larger part.
 pub(crate) const AGED_EVERY: u64 = 4;
+
+/// How much busier than the least busy one a worker may be and yet be preferred for the inputs that it has: a quarter of
+/// its slots, in the unit of a load.
+pub(crate) const BUSIER: u64 = 65_536 / 4;
 
 /// How often an operation that waits is told its place, in a short queue.
 pub(crate) const PLACE_EVERY: Duration = Duration::from_secs(10);

@@ -11,13 +11,17 @@
 mod explain;
 mod intake;
 mod limits;
+mod locality;
 mod names;
 mod operation;
 mod operations;
+mod placement;
 mod pool;
 mod queue;
 mod takeover;
 mod timers;
+mod view;
+mod worker;
 mod workers;
 
 #[cfg(test)]
@@ -31,11 +35,12 @@ use std::{
 
 pub use limits::Limits;
 use limits::STALLED_AFTER;
+use locality::Locality;
 use operation::Operation;
 use pool::{Pool, PoolId};
 use queue::Seq;
 use timers::{Subject, Timers};
-use workers::Worker;
+use worker::Worker;
 
 use crate::{ActionKey, Demand, Lease, OperationId, OperationState, Platform, ToWorker};
 
@@ -90,8 +95,11 @@ pub struct Core {
     idle_pools: BTreeSet<PoolId>,
     workers: BTreeMap<WorkerId, Worker>,
     worker_names: HashMap<Arc<str>, WorkerId>,
+    locality: Locality,
     timers: Timers,
     effects: Vec<Effect>,
+    granted: u64,
+    waited: Duration,
     last_seq: u64,
     last_pool: u64,
     last_lease: u64,
@@ -118,8 +126,11 @@ impl Core {
             idle_pools: BTreeSet::new(),
             workers: BTreeMap::new(),
             worker_names: HashMap::new(),
+            locality: Locality::default(),
             timers: Timers::default(),
             effects: Vec::new(),
+            granted: 0,
+            waited: Duration::ZERO,
             last_seq: 0,
             last_pool: 0,
             last_lease: 0,
@@ -148,12 +159,6 @@ impl Core {
                 Subject::Pool(id) => self.pool_due(now, id),
             }
         }
-    }
-
-    /// Operations that wait, that workers have or are believed to, and that have ended.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let finished = self.finished.len();
-        (self.operations.len() - finished - self.executing, self.executing, finished)
     }
 
     /// Each event begins here: a long silence of everyone is this process's own.

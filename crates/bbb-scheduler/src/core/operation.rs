@@ -36,6 +36,8 @@ pub(super) struct Operation {
     pub(super) phase: Phase,
     /// What became of earlier attempts.
     pub(super) story: Vec<String>,
+    /// How often it was called back from a worker that had not begun it.
+    pub(super) recalls: u8,
     pub(super) unwatched_since: Option<Duration>,
     pub(super) due: Due,
 }
@@ -43,7 +45,7 @@ pub(super) struct Operation {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// It waits for a slot.
-    Queued { place_at: Duration },
+    Queued { since: Duration, place_at: Duration },
     /// A worker has it.
     Leased(Leased),
     /// A worker is believed to have it, and to come back with it.
@@ -96,7 +98,7 @@ impl Operation {
     /// When it is to be looked at again.
     pub(super) fn due_at(&self) -> Duration {
         let at = match &self.phase {
-            Phase::Queued { place_at } => (*place_at).min(self.starves_at()),
+            Phase::Queued { place_at, .. } => (*place_at).min(self.starves_at()),
             Phase::Leased(leased) => leased.deadline,
             Phase::Awaiting(awaiting) => awaiting.until,
             Phase::Ended { at, .. } => return *at + FINISHED_KEPT_FOR,

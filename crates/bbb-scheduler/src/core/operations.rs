@@ -16,25 +16,31 @@ use super::{
 use crate::{End, Failure, Lease, OperationId, Outcome, Progress, Stage, Story, Task, ToWorker};
 
 impl Core {
-    /// Lets an operation wait, and gives it to a free worker if there is one.
+    /// Lets an operation wait, and gives it to a worker that has room if there is one.
     pub(super) fn enqueue(&mut self, now: Now, seq: Seq) {
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         let id = operation.pool;
         let Some(pool) = self.pools.get_mut(&id) else { return };
         pool.queue.push(operation.priority, &operation.flow, seq);
-        operation.phase = Phase::Queued { place_at: now.since_start + place_interval(pool) };
-        let free = pool.free.first().map(|load| load.worker);
+        let place_at = now.since_start + place_interval(pool);
+        operation.phase = Phase::Queued { since: now.since_start, place_at };
         self.refuse_if_deserted(now, seq);
         self.publish(seq);
-        match free {
-            Some(worker) => self.fill(now, worker),
-            None => self.set_due(seq),
+        self.set_due(seq);
+        // A worker takes what is most urgent of what waits for it, which need not be this.
+        while let Some(worker) = self.place(seq) {
+            self.fill(now, worker);
         }
     }
 
     /// Takes an operation out of its queue, for a worker.
     pub(super) fn grant(&mut self, now: Now, seq: Seq, worker: WorkerId) -> Option<(Lease, Task)> {
-        self.detach(seq);
+        self.claim_reservation(seq, worker);
+        if let Phase::Queued { since, .. } = self.operations.get(&seq)?.phase {
+            self.granted += 1;
+            self.waited += now.since_start.saturating_sub(since);
+        }
+        self.detach(now, seq);
         let lease = self.next_lease();
         let operation = self.operations.get_mut(&seq)?;
         let progress = Progress::Fetching;
@@ -81,19 +87,23 @@ impl Core {
             let story = Story(std::mem::take(&mut operation.story));
             self.end(now, seq, End::Failed(Failure::Attempts(story)));
         } else {
-            self.detach(seq);
+            self.detach(now, seq);
             self.enqueue(now, seq);
         }
     }
 
     /// Takes an operation out of where it stands; the caller says at once where it stands then. Gives the grant that
     /// it had.
-    pub(super) fn detach(&mut self, seq: Seq) -> Option<Leased> {
+    pub(super) fn detach(&mut self, now: Now, seq: Seq) -> Option<Leased> {
         let operation = self.operations.get_mut(&seq)?;
         let pool = self.pools.get_mut(&operation.pool)?;
         let leased = match &operation.phase {
             Phase::Queued { .. } => {
                 pool.queue.remove(operation.priority, &operation.flow, seq);
+                if pool.reserved.is_some_and(|(reserved, _)| reserved == seq) {
+                    let pool = operation.pool;
+                    self.end_reservation(now, pool);
+                }
                 return None;
             }
             Phase::Ended { .. } => return None,
@@ -123,7 +133,7 @@ impl Core {
         if self.operations.get(&seq).is_none_or(|operation| operation.has_ended()) {
             return;
         }
-        let leased = self.detach(seq);
+        let leased = self.detach(now, seq);
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         if self.mergeable.get(&operation.key) == Some(&seq) {
             self.mergeable.remove(&operation.key);
@@ -215,7 +225,7 @@ impl Core {
             Phase::Queued { .. } if passed(starves_at) => {
                 self.end(now, seq, End::Failed(Failure::Starved(MAX_QUEUED_FOR)));
             }
-            Phase::Queued { place_at } => {
+            Phase::Queued { place_at, .. } => {
                 if passed(*place_at) {
                     let interval = self.pools.get(&operation.pool).map(place_interval);
                     *place_at = now.since_start + interval.unwrap_or(PLACE_EVERY);

@@ -1,6 +1,10 @@
 //! A pool: the operations that ask for the same, and the workers that offer it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     Core, Full, Now, WorkerId,
@@ -11,18 +15,19 @@ use super::{
     },
     queue::{Flow, Queue, Seq},
     timers::{Due, Subject},
+    worker::Room,
 };
-use crate::{Demand, End, Failure, Platform, WorkerOffer};
+use crate::{Demand, End, Failure, Lease, Platform, WorkerOffer};
 
 /// Names a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PoolId(pub(crate) u64);
 
-/// The order in which free workers are taken: those that did not fail lately, then the least busy.
+/// The order in which workers with room are taken: those that did not fail lately, then the least busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Load {
     pub(crate) failures: u32,
-    /// Busy slots per 65,536 slots.
+    /// What is busy of what it has most of it busy, per 65,536; more than that if tasks wait there.
     pub(crate) busy: u64,
     pub(crate) worker: WorkerId,
 }
@@ -33,8 +38,14 @@ pub(crate) struct Pool {
     /// What each of its operations takes of a worker beside a slot.
     pub(crate) demand: Demand,
     pub(crate) queue: Queue,
-    /// Workers that match and have a free slot.
+    /// Workers that match and have a slot free for one of its operations.
     pub(crate) free: BTreeSet<Load>,
+    /// Workers that match, have none, and take one to have its inputs fetched.
+    pub(crate) spare: BTreeSet<Load>,
+    /// Leases of its operations that wait at busy workers for a slot, and may be called back.
+    pub(crate) recallable: BTreeMap<Lease, WorkerId>,
+    /// An operation that has waited too long, and the worker that becomes free for it.
+    pub(crate) reserved: Option<(Seq, WorkerId)>,
     /// Workers that match and take tasks.
     pub(crate) members: usize,
     /// The slots of the members.
@@ -53,12 +64,24 @@ impl Pool {
             demand,
             queue: Queue::default(),
             free: BTreeSet::new(),
+            spare: BTreeSet::new(),
+            recallable: BTreeMap::new(),
+            reserved: None,
             members: 0,
             slots: 0,
             operations: 0,
             refuses_at: None,
             due: Due::default(),
         }
+    }
+
+    /// Notes a worker that has room for its operations.
+    pub(super) fn insert(&mut self, load: Load, room: Option<Room>) {
+        match room {
+            Some(Room::Slot) => self.free.insert(load),
+            Some(Room::Prefetch) => self.spare.insert(load),
+            None => false,
+        };
     }
 
     /// Whether such a worker can run what is in it, while nothing else runs there.
@@ -90,7 +113,9 @@ impl Core {
                 worker.pools.push(id);
                 pool.members += 1;
                 pool.slots += u64::from(worker.offer.slots);
-                pool.free.extend(worker.indexed);
+                if let Some(load) = worker.indexed {
+                    pool.insert(load, worker.room(id, demand));
+                }
             }
         }
         self.pools.insert(id, pool);
@@ -150,7 +175,7 @@ impl Core {
             return;
         }
         let offers = self.workers.values().map(|worker| &worker.offer);
-        let why: Arc<str> = explain(&pool.requirement, offers).into();
+        let why: Arc<str> = explain(&pool.requirement, pool.demand, offers).into();
         let waiting: Vec<Seq> = pool.queue.iter().collect();
         for seq in waiting {
             self.end(now, seq, End::Failed(Failure::Unsatisfiable(Arc::clone(&why))));

@@ -55,12 +55,12 @@ impl Core {
             progress: leased.progress,
             since: leased.since,
         };
-        self.wait_for_worker(seq, awaiting);
+        self.wait_for_worker(now, seq, awaiting);
     }
 
     /// Lets an operation wait for the worker that is believed to have it.
-    pub(super) fn wait_for_worker(&mut self, seq: Seq, awaiting: Awaiting) {
-        self.detach(seq);
+    pub(super) fn wait_for_worker(&mut self, now: Now, seq: Seq, awaiting: Awaiting) {
+        self.detach(now, seq);
         let Some(operation) = self.operations.get_mut(&seq) else { return };
         self.awaited.insert((Arc::clone(&awaiting.worker), seq));
         operation.phase = Phase::Awaiting(awaiting);
@@ -75,7 +75,7 @@ impl Core {
             let what = format!("worker {} was lost: {why}", awaiting.worker);
             self.attempt_failed(now, seq, what);
         } else {
-            self.detach(seq);
+            self.detach(now, seq);
             self.enqueue(now, seq);
         }
     }
@@ -109,7 +109,7 @@ impl Core {
             progress: Progress::Fetching,
             since: now.wall,
         };
-        self.wait_for_worker(seq, awaiting);
+        self.wait_for_worker(now, seq, awaiting);
         Some(seq)
     }
 
@@ -128,13 +128,13 @@ impl Core {
             Phase::Queued { .. } => now.wall,
             Phase::Awaiting(awaiting) => awaiting.since,
         };
-        self.detach(seq);
+        self.detach(now, seq);
         let lease = self.next_lease();
         let Some(operation) = self.operations.get_mut(&seq) else { return false };
         let deadline = now.since_start.saturating_add(phase_limit(progress, operation.timeout));
         operation.phase = Phase::Leased(Leased { worker: id, lease, progress, since, deadline });
         self.attached(seq);
-        self.lend(id, lease, seq, progress);
+        self.lend(now, id, lease, seq, progress);
         self.effects.push(Effect::Tell(id, ToWorker::Keep(lease, name)));
         self.publish(seq);
         true

@@ -1,5 +1,6 @@
 //! Scripts of events against what the core promises.
 
+mod room;
 mod takeover;
 mod world;
 
@@ -15,20 +16,23 @@ use super::{
     },
     *,
 };
-use crate::{End, Failure, FromWorker, Outcome, Progress, Submission};
+use crate::{
+    Demand, End, Failure, FromWorker, InputPart, Outcome, Progress, Staged, Submission, WorkerOffer,
+};
 
 const LIMITS: Limits = Limits { unfinished: 40, finished: 10, finished_bytes: 20, workers: 5 };
 
 /// One thing that happens. Numbers pick among what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Submit { key: u8, priority: i32, build: u8, asks: u8, mergeable: bool, named: bool },
+    Submit { key: u8, priority: i32, build: u8, asks: u8, cpus: u8, mergeable: bool, named: bool },
     Resubmit(u8),
     FailOver,
     Cancel(u8),
     Forget(u8),
     Watched(u8, bool),
-    Join { slots: u32, offers: u8 },
+    Join { slots: u32, offers: u8, cpus: u8, prefetch: u32 },
+    AnswerRecall(u8),
     Leave(u8),
     Kill(u8),
     Return(u8),
@@ -45,16 +49,19 @@ fn step() -> impl Strategy<Value = Step> {
     let progress =
         prop_oneof![Just(Progress::Fetching), Just(Progress::Running), Just(Progress::Uploading)];
     prop_oneof![
-        8 => (0..30u8, -2..3i32, 0..4u8, 0..4u8, any::<bool>(), any::<bool>()).prop_map(
-            |(key, priority, build, asks, mergeable, named)|
-                Step::Submit { key, priority, build, asks, mergeable, named }
+        8 => (0..30u8, -2..3i32, 0..4u8, 0..4u8, 0..4u8, any::<bool>(), any::<bool>()).prop_map(
+            |(key, priority, build, asks, cpus, mergeable, named)|
+                Step::Submit { key, priority, build, asks, cpus, mergeable, named }
         ),
         4 => any::<u8>().prop_map(Step::Resubmit),
         1 => Just(Step::FailOver),
         1 => any::<u8>().prop_map(Step::Cancel),
         1 => any::<u8>().prop_map(Step::Forget),
         1 => (any::<u8>(), any::<bool>()).prop_map(|(which, watched)| Step::Watched(which, watched)),
-        3 => (0..4u32, 0..4u8).prop_map(|(slots, offers)| Step::Join { slots, offers }),
+        3 => (0..4u32, 0..4u8, 0..5u8, 0..3u32).prop_map(
+            |(slots, offers, cpus, prefetch)| Step::Join { slots, offers, cpus, prefetch }
+        ),
+        2 => any::<u8>().prop_map(Step::AnswerRecall),
         1 => any::<u8>().prop_map(Step::Leave),
         1 => any::<u8>().prop_map(Step::Kill),
         3 => any::<u8>().prop_map(Step::Return),
@@ -71,11 +78,13 @@ fn step() -> impl Strategy<Value = Step> {
 /// Lets one thing happen.
 fn play(world: &mut World, step: Step) {
     match step {
-        Step::Submit { key, priority, build, asks, mergeable, named } => {
+        Step::Submit { key, priority, build, asks, cpus, mergeable, named } => {
             let requirement = platform(asks);
             // An action asks for the same each time.
             let submission = submission(key ^ (asks << 6), priority, build);
-            let submission = Submission { requirement, mergeable, ..submission };
+            let demand = self::cpus(cpus);
+            let inputs = [InputPart { key: (key % 5).into(), bytes: 1000 }].into();
+            let submission = Submission { requirement, demand, mergeable, inputs, ..submission };
             match named {
                 true => world.submit_known(submission),
                 false => world.submit(submission),
@@ -105,7 +114,15 @@ fn play(world: &mut World, step: Step) {
                 world.core.watched(world.now(), id, watched);
             }
         }
-        Step::Join { slots, offers } => drop(world.join(slots, offers)),
+        Step::Join { slots, offers, cpus, prefetch } => {
+            let offer = WorkerOffer {
+                platform: platform(offers),
+                capacity: self::cpus(cpus),
+                prefetch,
+                ..world.worker(slots)
+            };
+            world.join_as(offer);
+        }
         Step::Return(which) => drop(world.return_worker(which.into())),
         Step::Wait(ms) => world.wait(Duration::from_millis(ms.into())),
         worker => play_worker(world, worker),
@@ -133,6 +150,11 @@ fn play_worker(world: &mut World, step: Step) {
         }
         Step::Progress(which, progress) => {
             let Some((worker, lease)) = world.nth_held(which) else { return };
+            if !world.has_turn(worker, lease) {
+                return;
+            }
+            let staged = Staged { needed_bytes: 1000, fetched_bytes: u64::from(which) * 4 };
+            world.hear(worker, FromWorker::Staged(lease, staged));
             let carried = world.carried(worker, lease);
             carried.progress = carried.progress.max(progress);
             world.hear(worker, FromWorker::Progress(lease, progress));
@@ -147,8 +169,23 @@ fn play_worker(world: &mut World, step: Step) {
                 world.give_back(worker, lease);
             }
         }
+        Step::AnswerRecall(which) => {
+            let recalled: Vec<_> = (world.peers.iter())
+                .flat_map(|(id, peer)| peer.tasks.iter().map(|carried| (*id, carried)))
+                .filter(|(_, carried)| carried.recalled && carried.progress == Progress::Fetching)
+                .map(|(id, carried)| (id, carried.lease))
+                .collect();
+            if let Some((worker, lease)) = recalled.get(usize::from(which) % recalled.len().max(1))
+            {
+                world.give_back(*worker, *lease);
+            }
+        }
         other => unreachable!("{other:?} is no worker's"),
     }
+}
+
+fn cpus(cpus: u8) -> Demand {
+    Demand { millicpus: u64::from(cpus) * 1000, memory_bytes: 0 }
 }
 
 fn outcome(good: bool) -> Outcome {

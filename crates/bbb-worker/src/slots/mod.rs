@@ -245,6 +245,7 @@ async fn execute(executor: &dyn Executor, task: Task, execution: Execution) {
         let _ = events.send((id, Event::Said(said)));
     };
     tokio::select! {
+        biased;
         outcome = executor.execute(task, Report::in_turn(tell, has_turn)) => {
             end.outcome = Some(outcome);
         }

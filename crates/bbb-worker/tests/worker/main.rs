@@ -8,6 +8,7 @@
 
 mod endings;
 mod figures;
+mod full;
 mod hostile;
 mod inputs;
 mod links;

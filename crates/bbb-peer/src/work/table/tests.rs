@@ -105,11 +105,15 @@ fn equal_work_joins_and_makes_it_more_urgent() {
         Some(ToScheduler::Submit(submission)) => assert_eq!(submission.priority, -5),
         other => panic!("{other:?}"),
     }
+    let c = OperationId(0xc);
     let alone = Submission { mergeable: false, ..again.clone() };
     assert_eq!(table.accept(SystemTime::UNIX_EPOCH, B, alone), Ok(B));
     tell(&mut table, 1, A, &ended(A, "done"));
-    let c = OperationId(0xc);
-    assert_eq!(table.accept(SystemTime::UNIX_EPOCH, c, again), Ok(c));
+    assert_eq!(table.accept(SystemTime::UNIX_EPOCH, c, again.clone()), Ok(c));
+    // Nobody joins what is about to end.
+    table.cancel(c);
+    let d = OperationId(0xd);
+    assert_eq!(table.accept(SystemTime::UNIX_EPOCH, d, again), Ok(d));
 }
 
 #[test]

@@ -1,11 +1,69 @@
 //! What runs is taken up and not run twice.
 
+use std::collections::BTreeSet;
+
+use proptest::{collection::vec, prelude::*};
+
 use super::super::{
     limits::{HANDED_IN_GRACE, LOST_AFTER, MAX_NAMES, RETURN_GRACE, UNWATCHED_GRACE},
     *,
 };
 use super::world::{World, decided, submission};
-use crate::{FromWorker, Known, Outcome, Progress, Stage, Submission};
+use crate::{FromWorker, Known, Outcome, Progress, Stage, Submission, WorkerOffer};
+
+proptest! {
+    /// Another scheduler begins; workers and clients come to it in any order, all of them in time.
+    #[test]
+    fn what_was_reported_in_time_is_not_run_twice(
+        work in vec((0..12u8, -1..2i32, 0..3u8, any::<bool>()), 1..20),
+        slots in vec((1..4u32, 0..3u32), 1..4),
+        ends in vec((any::<u8>(), any::<bool>()), 0..6),
+        order in vec((any::<u8>(), 0..80u64), 60),
+    ) {
+        let mut world = World::new(Limits::default());
+        for (slots, prefetch) in slots {
+            let offer = WorkerOffer { prefetch, ..world.worker(slots) };
+            world.join_as(offer);
+        }
+        for (key, priority, build, mergeable) in work {
+            world.submit_known(Submission { mergeable, ..submission(key, priority, build) });
+        }
+        world.fail_over();
+        world.granted.clear();
+        let held: BTreeSet<_> = (world.accepted.iter())
+            .filter(|(_, accepted)| matches!(accepted.stage(), Some(Stage::Executing { .. })))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut order = order.into_iter();
+        for (which, good) in ends {
+            let tasks = world.away.iter_mut().flat_map(|peer| &mut peer.tasks);
+            if let Some(carried) = tasks.filter(|task| task.ended.is_none()).nth(which.into()) {
+                // A failure is a reason to try again.
+                carried.ended = good.then(decided);
+            }
+        }
+        loop {
+            let missing = world.to_hand_in();
+            let (workers, count) = (world.away.len(), world.away.len() + missing.len());
+            if count == 0 {
+                break;
+            }
+            let (which, later) = order.next().unwrap_or((0, 0));
+            match usize::from(which) % count {
+                which if which < workers => drop(world.return_worker(which)),
+                which => world.resubmit(missing[which - workers]),
+            }
+            world.wait(Duration::from_millis(later));
+        }
+        world.finish();
+        let mut granted = BTreeSet::new();
+        for (_, id) in &world.granted {
+            prop_assert!(!held.contains(id), "{} is run twice", id);
+            prop_assert!(granted.insert(*id), "{} is run twice", id);
+        }
+        prop_assert!(world.accepted.values().all(|accepted| accepted.has_ended()));
+    }
+}
 
 fn named(id: u128, held_by: Option<&str>, submission: Submission) -> Submission {
     let known = Known {

@@ -6,7 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
-use super::super::{limits::RETURN_GRACE, *};
+use super::super::{
+    limits::{PATIENCE, RETURN_GRACE},
+    worker::Room,
+    *,
+};
 use crate::{
     End, FromWorker, Holding, HoldingState, Known, Outcome, Progress, Stage, Submission, Task,
     WorkerOffer,
@@ -55,6 +59,8 @@ pub(super) struct Peer {
     pub(super) offer: WorkerOffer,
     pub(super) tasks: Vec<Carried>,
     left_at: Duration,
+    /// It came with tasks, which it goes on with whatever else it has.
+    has_brought: bool,
 }
 
 /// What a client handed in.
@@ -193,13 +199,18 @@ impl World {
     }
 
     pub(super) fn join(&mut self, slots: u32, offers: u8) -> WorkerId {
-        let name = format!("w{}", self.last_link + 1);
-        self.join_as(WorkerOffer { platform: platform(offers), ..WorkerOffer::of(name, slots) })
+        let offer = self.worker(slots);
+        self.join_as(WorkerOffer { platform: platform(offers), ..offer })
+    }
+
+    /// A worker with a name that no other has.
+    pub(super) fn worker(&self, slots: u32) -> WorkerOffer {
+        WorkerOffer::of(format!("w{}", self.last_link + 1), slots)
     }
 
     pub(super) fn join_as(&mut self, offer: WorkerOffer) -> WorkerId {
         let left_at = self.at;
-        self.attach(Peer { offer, tasks: Vec::new(), left_at })
+        self.attach(Peer { offer, tasks: Vec::new(), left_at, has_brought: false })
     }
 
     /// A worker attaches, with all that it has.
@@ -257,6 +268,7 @@ impl World {
             carried.recalled = false;
         }
         peer.left_at = self.at;
+        peer.has_brought = !peer.tasks.is_empty();
         self.away.push(peer);
     }
 
@@ -352,6 +364,7 @@ impl World {
             ToWorker::Run(lease, task) => {
                 self.check_lease(lease);
                 self.check_single(task.operation);
+                self.check_order(task.operation);
                 self.granted.push((worker, task.operation));
                 let peer = self.peers.get_mut(&worker).expect("told, so linked");
                 peer.tasks.push(Carried {
@@ -374,6 +387,7 @@ impl World {
                 assert!(carried.lease == Lease(0) && carried.ended.is_none());
                 carried.lease = lease;
                 carried.superseded = false;
+                peer.tasks.sort_by_key(|carried| carried.lease);
                 for other in self.away.iter_mut().flat_map(|peer| &mut peer.tasks) {
                     other.superseded |= other.task.operation == id;
                 }
@@ -420,6 +434,44 @@ impl World {
         assert!(!self.away.iter().filter(returning).any(has), "{id} was not waited for");
     }
 
+    /// What is granted is the most urgent of its pool, of the build that has the fewest tasks on workers, and the oldest of
+    /// that; or it has waited too long. Judged by what is shown, which is in step with what is granted.
+    fn check_order(&self, granted: OperationId) {
+        let pool = |state: &OperationState| {
+            let seq = self.core.by_id.get(&state.id)?;
+            Some((*seq, self.core.operations.get(seq)?.pool))
+        };
+        let Some(state) = self.known.get(&granted) else { panic!("granted, yet not shown") };
+        let Some((seq, own)) = pool(state) else { return };
+        let age = self.now().wall.duration_since(state.queued_at).unwrap_or_default();
+        if age >= PATIENCE {
+            return;
+        }
+        let mut running: BTreeMap<&str, BTreeSet<Seq>> = BTreeMap::new();
+        let mut waiting = Vec::new();
+        for other in self.known.values() {
+            let Some((other_seq, _)) = pool(other).filter(|(_, pool)| *pool == own) else {
+                continue;
+            };
+            match &other.stage {
+                Stage::Executing { .. } => {
+                    running.entry(&other.invocation).or_default().insert(other_seq);
+                }
+                Stage::Queued(_) if other_seq != seq => waiting.push((other_seq, other)),
+                Stage::Queued(_) | Stage::Completed { .. } => {}
+            }
+        }
+        let count =
+            |state: &OperationState| running.get(&*state.invocation).map_or(0, BTreeSet::len);
+        for (other_seq, other) in waiting {
+            let rank = |state: &OperationState| (state.priority, count(state));
+            assert!(rank(state) <= rank(other), "{state:?} was granted before {other:?}");
+            if rank(state) == rank(other) && state.invocation == other.invocation {
+                assert!(seq < other_seq, "a younger one was granted");
+            }
+        }
+    }
+
     /// What the core knows agrees with itself, and is within its bounds.
     fn check_core(&self) {
         let core = &self.core;
@@ -439,15 +491,61 @@ impl World {
         assert_eq!(unfinished, queued + executing);
         assert_eq!(core.workers.keys().collect::<Vec<_>>(), self.peers.keys().collect::<Vec<_>>());
         for (id, pool) in &core.pools {
-            let idle = pool.queue.len() == 0 || pool.free.is_empty();
+            let idle = pool.queue.len() == 0 || pool.free.is_empty() && pool.spare.is_empty();
             assert!(idle, "a slot is idle, yet work waits");
             assert!(pool.members > 0 || pool.queue.len() == 0 || pool.refuses_at.is_some());
             let members = core.workers.values().filter(|worker| worker.pools.contains(id));
             assert_eq!(members.count(), pool.members);
         }
+        self.check_workers();
         let tasks = self.peers.values().flat_map(|peer| &peer.tasks);
         let valid = tasks.filter(|carried| !carried.revoked).count();
         assert_eq!(valid + core.awaited.len(), executing);
+    }
+
+    fn check_workers(&self) {
+        let core = &self.core;
+        for (id, worker) in &core.workers {
+            let peer = &self.peers[id];
+            assert_eq!(worker.grants.len(), peer.tasks.len());
+            for pool_id in &worker.pools {
+                let pool = &core.pools[pool_id];
+                let room = worker.room(*pool_id, pool.demand);
+                let load = worker.load(*id);
+                assert_eq!(pool.free.contains(&load), room == Some(Room::Slot), "{worker:?}");
+                assert_eq!(pool.spare.contains(&load), room == Some(Room::Prefetch));
+            }
+            let recalled = core.workers.values().flat_map(|other| other.grants.values());
+            let recalled = recalled.filter(|grant| grant.recalled_for == Some(*id)).count();
+            assert_eq!(worker.recalls as usize, recalled);
+            let reserved = core
+                .pools
+                .iter()
+                .find(|(_, pool)| pool.reserved.is_some_and(|(_, reserved)| reserved == *id));
+            assert_eq!(worker.reserved, reserved.map(|(pool_id, _)| *pool_id));
+            if !peer.has_brought {
+                let slots = peer.offer.slots as usize;
+                let running = peer.tasks.iter().take(slots);
+                let taken = running.map(|carried| carried.task.submission.demand);
+                let taken = taken.fold(Demand::default(), Demand::plus);
+                assert!(peer.offer.capacity.covers(taken), "more than it has: {peer:?}");
+            }
+        }
+        for pool in core.pools.values() {
+            for (lease, holder) in &pool.recallable {
+                assert!(core.workers[holder].waits(*lease), "{lease:?} has a slot");
+            }
+            if let Some((seq, _)) = pool.reserved {
+                assert!(pool.queue.iter().any(|other| other == seq), "reserved for nothing");
+            }
+        }
+    }
+
+    /// Whether a worker lets a task begin: it has a slot for it.
+    pub(super) fn has_turn(&self, worker: WorkerId, lease: Lease) -> bool {
+        let peer = &self.peers[&worker];
+        let before = peer.tasks.iter().position(|carried| carried.lease == lease);
+        before.is_some_and(|before| before < peer.offer.slots as usize)
     }
 
     pub(super) fn nth_operation(&self, which: u8) -> Option<OperationId> {
@@ -494,6 +592,10 @@ impl World {
 }
 
 impl Accepted {
+    pub(super) fn stage(&self) -> Option<&Stage> {
+        self.state.as_ref().map(|state| &state.stage)
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.stage.is_completed())
     }
