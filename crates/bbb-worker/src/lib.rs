@@ -22,6 +22,7 @@ mod local;
 mod outcome;
 mod place;
 mod renewal;
+mod room;
 mod run;
 mod slots;
 mod stage;

@@ -19,6 +19,7 @@ use crate::{
     cleanup::Cleaner,
     error::Error,
     fetch::Lease,
+    room,
     run::INPUT_ROOT,
     stage::{Prepared, Staging},
     times::{Clock, Times},
@@ -167,10 +168,15 @@ impl Local {
         let fetched = clock.now();
         report.staged(prepared.staged);
         report.turn().await;
+        room::check(&settings.folder)?;
         report.progress(Progress::Running);
         let input_root = settings.input_root.as_deref();
         let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
         let ran = running.await?;
+        if ran.exit.status.code() != 0 {
+            // What it made is still there.
+            room::check(&settings.folder)?;
+        }
         let times = Times { fetched, ran: clock.now() };
         report.progress(Progress::Uploading);
         let settled = ran.settle(settings, mode, clock, times);
