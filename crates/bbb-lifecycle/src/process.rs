@@ -48,9 +48,9 @@ impl Turns {
             order.called.extend(waiting.keys());
             drop(order);
             waiting.into_values().for_each(Waker::wake);
-            Poll::Pending
+            Poll::<()>::Pending
         })
-        .await
+        .await;
     }
 
     /// Whether it is the turn of a task. If not, it is woken when it is.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -66,7 +67,8 @@ pub(crate) enum Conduct {
 
 /// How a stream came to its end.
 enum Outcome {
-    Ended(Arc<OperationState>),
+    /// And whether that happened while the client watched.
+    Ended(Arc<OperationState>, bool),
     Cached(Vec<Digest>),
     /// It broke: the operation goes on, or not.
     Broken,
@@ -125,8 +127,8 @@ impl Clients {
                     self.cluster.judge.count(|tally| tally.cached += 1);
                     return self.promise(name, host, outputs);
                 }
-                Outcome::Ended(state) => {
-                    if self.accept(name, host, wish, &state) {
+                Outcome::Ended(state, is_news) => {
+                    if self.accept(name, host, wish, &state, is_news) {
                         return;
                     }
                     known = None;
@@ -195,9 +197,9 @@ impl Clients {
                     if stage != last {
                         note!(self.cluster.world, "{name} is {stage}, says {host}");
                     }
-                    last = stage;
+                    let is_news = !mem::replace(&mut last, stage).is_empty();
                     if state.stage.is_completed() {
-                        return Outcome::Ended(state);
+                        return Outcome::Ended(state, is_news);
                     }
                 }
                 Some(Say::Cached(outputs)) => return Outcome::Cached(outputs),
@@ -230,6 +232,7 @@ impl Clients {
         host: Host,
         wish: &Wish,
         state: &OperationState,
+        is_news: bool,
     ) -> bool {
         let world = &self.cluster.world;
         let Stage::Completed { end, .. } = &state.stage else { return false };
@@ -248,7 +251,7 @@ impl Clients {
                 true
             }
             // A machine that is away may be away for longer than anybody waits for it.
-            End::Failed(Failure::Unsatisfiable(why)) if !self.is_offered(wish) => {
+            End::Failed(Failure::Unsatisfiable(why)) if !is_news || !self.is_offered(wish) => {
                 note!(world, "{name} finds no worker: {why}");
                 self.cluster.judge.count(|tally| tally.unsatisfied += 1);
                 false

@@ -1,5 +1,7 @@
 //! Some seeds in each run: those that once failed, and some that nobody has seen. `BBB_SIM_SEEDS` says how many of these.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bbb_sim::{Verdict, simulate};

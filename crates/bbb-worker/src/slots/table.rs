@@ -139,13 +139,14 @@ impl Table {
         self.is_draining && self.runs.is_empty() && !self.ended.has_unheard()
     }
 
-    /// What a scheduler is to know when the worker attaches.
+    /// What a scheduler is to know when the worker attaches. What came first is told first.
     pub(super) fn holdings(&self) -> Vec<Holding> {
-        let held = self
-            .unclaimed
-            .values()
-            .filter_map(|id| self.runs.get(id))
-            .map(|run| Holding { task: run.task.clone(), state: HoldingState::Held(run.progress) });
+        let held = (self.runs.iter())
+            .filter(|(id, run)| self.unclaimed.get(&run.task.operation) == Some(*id))
+            .map(|(_, run)| Holding {
+                task: run.task.clone(),
+                state: HoldingState::Held(run.progress),
+            });
         held.chain(self.ended.holdings()).collect()
     }
 
