@@ -166,7 +166,8 @@ impl Accepting {
                 }
                 Some((id, found)) = self.asked.next(), if !self.asked.is_empty() => {
                     let now = self.now();
-                    self.table.answered(now, id, found);
+                    let is_there = accepted_by(&self.view.borrow(), id).is_some();
+                    self.table.answered(now, id, found, is_there);
                 }
                 request = requests.recv() => match request {
                     Some(request) => self.serve(request),

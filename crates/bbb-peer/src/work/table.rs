@@ -33,6 +33,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long a new scheduler may take to hear of all operations: what it does not know before is asked for again.
 pub(super) const SETTLING: Duration = Duration::from_secs(5);
 
+/// The same for an operation whose accepting node is gone: only a worker can bring it, and workers follow the scheduler at once.
+const SETTLING_ALONE: Duration = Duration::from_secs(1);
+
 /// How long after the scheduler did not know an operation it is asked again while it settles.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -276,8 +279,15 @@ impl Table {
         }
     }
 
-    /// What the node says that accepted an operation; nothing if it does not know it, or is gone.
-    pub(super) fn answered(&mut self, now: Duration, id: OperationId, found: Option<Found>) {
+    /// What the node says that accepted an operation; nothing if it does not know it, or is gone: `is_there` says which.
+    pub(super) fn answered(
+        &mut self,
+        now: Duration,
+        id: OperationId,
+        found: Option<Found>,
+        is_there: bool,
+    ) {
+        let settling = if is_there { SETTLING } else { SETTLING_ALONE };
         let Some(&seq) = self.by_id.get(&id) else { return };
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         if entry.is_ended() {
@@ -294,7 +304,7 @@ impl Table {
                 }
             }
             // Others may be about to tell a new scheduler of it.
-            None if self.connected_at.is_none_or(|at| now < at + SETTLING) => {
+            None if self.connected_at.is_none_or(|at| now < at + settling) => {
                 entry.begin_anew();
                 entry.retry_at = Some(now + ASK_AGAIN);
                 self.set_due(seq);

@@ -190,9 +190,25 @@ fn what_is_not_known_is_looked_for() {
     assert_eq!(table.take_effects(), [Effect::Ask(A)]);
     let submission = Some(Box::new(submission("a")));
     let found = Found { state: executing(A, "w", 1), submission };
-    table.answered(at(11), A, Some(found));
+    table.answered(at(11), A, Some(found), true);
     assert_eq!(said(&mut table), ["submit a held by w"]);
     assert!(table.found(A).is_some());
+}
+
+#[test]
+fn what_only_a_lost_node_knew_is_given_up_soon() {
+    let mut table = table();
+    table.connected(at(0));
+    table.look(at(0), A).unwrap();
+    said(&mut table);
+    table.heard(at(0), FromScheduler::Unknown(A));
+    table.answered(at(0), A, None, false);
+    assert_eq!(table.take_effects(), [Effect::Ask(A)], "a worker may bring it");
+    table.tick(at(1));
+    assert_eq!(said(&mut table), ["watch a"]);
+    table.heard(at(1), FromScheduler::Unknown(A));
+    table.answered(at(1), A, None, false);
+    assert_eq!(table.take_effects(), [Effect::Ask(A), Effect::Forget(A)]);
 }
 
 #[test]
@@ -202,12 +218,12 @@ fn what_nobody_knows_is_given_up_once_the_scheduler_has_settled() {
     table.look(at(1), A).unwrap();
     said(&mut table);
     table.heard(at(1), FromScheduler::Unknown(A));
-    table.answered(at(1), A, None);
+    table.answered(at(1), A, None, true);
     assert_eq!(table.take_effects(), [Effect::Ask(A)], "the scheduler is new");
     table.tick(at(2));
     assert_eq!(said(&mut table), ["watch a"]);
     table.heard(at(6), FromScheduler::Unknown(A));
-    table.answered(at(6), A, None);
+    table.answered(at(6), A, None, true);
     assert_eq!(table.take_effects(), [Effect::Ask(A), Effect::Forget(A)]);
     assert!(table.by_id.is_empty() && table.sought == 0);
     // Without a scheduler it is given up as well.
@@ -231,7 +247,7 @@ fn bounds_are_kept() {
     accept(&mut table, 2).unwrap();
     assert!(accept(&mut table, 3).is_err());
     table.heard(at(0), FromScheduler::Unknown(A));
-    table.answered(at(9), A, None);
+    table.answered(at(9), A, None, true);
     table.tick(at(10));
     assert!(table.look(at(10), B).is_err(), "it would be one more");
     for (id, bytes) in [(1, "four"), (2, "four"), (3, "four"), (4, "ninebytes")] {
