@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -20,6 +19,10 @@ use crate::{
     node::{Ask, Cluster, Say},
     world::{lock, note},
 };
+
+/// An end that was said earlier is no news, nor is one that comes so soon after a client began to watch: a machine that was
+/// away when that was decided may be back.
+const NEWS: Duration = Duration::from_secs(1);
 
 /// How often a client tries to cancel.
 const CANCELS: usize = 20;
@@ -67,7 +70,7 @@ pub(crate) enum Conduct {
 
 /// How a stream came to its end.
 enum Outcome {
-    /// And whether that happened while the client watched.
+    /// And whether that has just happened, while the client watched.
     Ended(Arc<OperationState>, bool),
     Cached(Vec<Digest>),
     /// It broke: the operation goes on, or not.
@@ -168,7 +171,7 @@ impl Clients {
             }
         };
         let mut deadline = Box::pin(time::sleep(deadline));
-        let mut last = "";
+        let (mut last, mut followed_since) = ("", None);
         loop {
             let said = tokio::select! {
                 biased;
@@ -191,13 +194,15 @@ impl Clients {
                 },
             };
             match said {
-                Some(Say::State(state)) => {
+                Some(Say::State(state, said_at)) => {
                     *known = Some(state.id);
                     let stage = stage(&state.stage);
                     if stage != last {
                         note!(self.cluster.world, "{name} is {stage}, says {host}");
                     }
-                    let is_news = !mem::replace(&mut last, stage).is_empty();
+                    last = stage;
+                    let followed_since = *followed_since.get_or_insert(said_at);
+                    let is_news = followed_since.elapsed() > NEWS && said_at.elapsed() < NEWS;
                     if state.stage.is_completed() {
                         return Outcome::Ended(state, is_news);
                     }

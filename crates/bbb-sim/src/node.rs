@@ -13,7 +13,10 @@ use bbb_scheduler::{
 use bbb_storage::Cas;
 use bbb_worker::Slots;
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     clock::Clock,
@@ -88,8 +91,8 @@ pub(crate) enum Say {
     Missing(Digest),
     /// The result was known.
     Cached(Vec<Digest>),
-    /// How the operation stands.
-    State(Arc<OperationState>),
+    /// How the operation stands, and when that was said: it may be long on its way.
+    State(Arc<OperationState>, Instant),
     /// There is no such operation.
     Unknown,
     /// It cannot be done now.
@@ -268,9 +271,9 @@ async fn follow(mut watch: Watch, client: &mpsc::Sender<Say>) -> Say {
     let mut state = watch.current();
     loop {
         if state.stage.is_completed() {
-            return Say::State(state);
+            return Say::State(state, Instant::now());
         }
-        if client.send(Say::State(state)).await.is_err() {
+        if client.send(Say::State(state, Instant::now())).await.is_err() {
             return Say::Done;
         }
         match watch.changed().await {
