@@ -11,8 +11,8 @@ use std::{
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_scheduler::{
-    ActionKey, Assignment, Dispatch, DispatchError, Outcome, Progress, Scheduler, Submission,
-    WorkerLink, WorkerOffer, core::Limits,
+    ActionKey, Dispatch, DispatchError, FromWorker, Outcome, Progress, Scheduler, Submission,
+    ToWorker, WorkerLink, WorkerOffer, core::Limits,
 };
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -70,11 +70,12 @@ async fn run(scheduler: &dyn Dispatch, number: u64) {
 }
 
 async fn work(mut link: WorkerLink) {
-    let reporter = link.reporter();
-    while let Some(Assignment { lease, .. }) = link.next().await {
-        reporter.progress(lease, Progress::Running);
-        reporter.progress(lease, Progress::Uploading);
-        reporter.done(lease, Outcome::Decided(Bytes::from_static(b"done")));
+    while let Some(order) = link.order().await {
+        if let ToWorker::Run(lease, _) = order {
+            link.report(FromWorker::Progress(lease, Progress::Running));
+            link.report(FromWorker::Progress(lease, Progress::Uploading));
+            link.report(FromWorker::Done(lease, Outcome::Decided(Bytes::from_static(b"done"))));
+        }
     }
 }
 

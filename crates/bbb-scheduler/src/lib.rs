@@ -19,7 +19,7 @@ pub use dispatch::{
 };
 pub use driver::Scheduler;
 pub use ids::{Ids, OwnIds};
-pub use link::{Assignment, HEARTBEAT_EVERY, LOST_AFTER_BEATS, Reporter, SchedulerEnd, WorkerLink};
+pub use link::{HEARTBEAT_EVERY, LOST_AFTER_BEATS, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{
     ActionKey, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease, MAX_INPUT_PARTS,

@@ -1,25 +1,17 @@
 //! The worker's end of its connection to the scheduler.
 //!
 //! What crosses it is plain data, [`ToWorker`] and [`FromWorker`], so that the other end may as well be on
-//! another machine. It promises that reports never block: their bound follows from the leases.
-//!
-//! A worker that keeps its tasks beyond one connection takes orders as they are ([`WorkerLink::order`],
-//! [`WorkerLink::report`]); one that begins with nothing and stops with its connection has it simpler
-//! ([`WorkerLink::next`], [`WorkerLink::reporter`]).
+//! another machine. It promises that reports never block: their bound follows from the leases. It keeps nothing: a
+//! worker's tasks outlive its connections.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
-    sync::{mpsc, mpsc::error::TrySendError},
+    sync::mpsc,
     time::{self, Interval, MissedTickBehavior},
 };
-use tokio_util::sync::CancellationToken;
 
-use crate::{FromWorker, Lease, MAX_SLOTS, Outcome, Progress, Task, ToWorker};
+use crate::{FromWorker, MAX_SLOTS, ToWorker};
 
 /// How often a worker says that it lives.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
@@ -43,12 +35,12 @@ const MAX_PLACES: u32 = 4 * MAX_SLOTS;
 /// Room for what a scheduler says beside leases.
 const SPARE_ORDERS: usize = 8;
 
-/// A worker's end. [`order`](Self::order) or [`next`](Self::next) must be polled all the time, also while all slots
-/// are busy: it is what tells the scheduler that the worker lives, and what hears of revocations.
+/// A worker's end. [`order`](Self::order) must be polled all the time, also while all slots are busy: it is what tells
+/// the scheduler that the worker lives, and what hears of revocations.
 #[derive(Debug)]
 pub struct WorkerLink {
     orders: mpsc::Receiver<ToWorker>,
-    reporter: Reporter,
+    reports: mpsc::Sender<FromWorker>,
     heartbeat: Interval,
     /// How many heartbeats ago the scheduler was heard.
     silence: u32,
@@ -63,32 +55,6 @@ pub struct SchedulerEnd {
     pub reports: mpsc::Receiver<FromWorker>,
 }
 
-/// A task that came to this worker.
-#[derive(Clone, Debug)]
-pub struct Assignment {
-    /// Names the grant in reports.
-    pub lease: Lease,
-    /// What to do.
-    pub task: Task,
-    /// Cancelled when the task is to be stopped; it must still be reported as done, once nothing of it is
-    /// left, with whatever outcome. Cancelled too when the scheduler is gone.
-    pub revoked: CancellationToken,
-}
-
-/// Where a worker reports. Cheap to clone; never blocks.
-#[derive(Clone, Debug)]
-pub struct Reporter {
-    reports: mpsc::Sender<FromWorker>,
-    held: Arc<Mutex<HashMap<Lease, Held>>>,
-}
-
-/// A lease that this worker holds.
-#[derive(Debug)]
-struct Held {
-    revoked: CancellationToken,
-    progress: Option<Progress>,
-}
-
 impl WorkerLink {
     /// The two ends of a connection of a worker that may have so many leases at a time: slots, what it takes
     /// beyond them, and what it has when it attaches. Must be called within a runtime.
@@ -98,8 +64,8 @@ impl WorkerLink {
         let (report, reports) = mpsc::channel(REPORTS_PER_LEASE * places + SPARE_REPORTS);
         let mut heartbeat = time::interval(HEARTBEAT_EVERY);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let reporter = Reporter { reports: report, held: Arc::default() };
-        (Self { orders, reporter, heartbeat, silence: 0 }, SchedulerEnd { orders: order, reports })
+        let link = Self { orders, reports: report, heartbeat, silence: 0 };
+        (link, SchedulerEnd { orders: order, reports })
     }
 
     /// What the scheduler wants next. None when it is gone, was not heard for [`LOST_AFTER_BEATS`] or has given this
@@ -121,7 +87,7 @@ impl WorkerLink {
                     if self.silence > LOST_AFTER_BEATS {
                         return None;
                     }
-                    self.reporter.alive();
+                    self.beat();
                 }
             }
         }
@@ -129,169 +95,45 @@ impl WorkerLink {
 
     /// Tells the scheduler something. False if it does not hear: then it is gone, or reads nothing any more.
     pub fn report(&self, report: FromWorker) -> bool {
-        self.reporter.reports.try_send(report).is_ok()
-    }
-
-    /// The next task, of which there are never more than places. None when the scheduler is gone or has
-    /// given this worker up: whatever still runs is then to be stopped, and the worker attached anew.
-    pub async fn next(&mut self) -> Option<Assignment> {
-        loop {
-            match self.order().await {
-                Some(ToWorker::Run(lease, task)) => {
-                    let revoked = self.reporter.hold(lease);
-                    return Some(Assignment { lease, task: *task, revoked });
-                }
-                Some(ToWorker::Revoke(lease)) => self.reporter.revoke(lease),
-                Some(
-                    ToWorker::Alive
-                    | ToWorker::Keep(..)
-                    | ToWorker::Abandon(_)
-                    | ToWorker::Recall(_),
-                ) => {}
-                None => {
-                    self.reporter.revoke_all();
-                    return None;
-                }
-            }
-        }
+        self.reports.try_send(report).is_ok()
     }
 
     /// The bare channels of the worker's end: for those who carry them to a worker elsewhere.
-    pub fn into_channels(mut self) -> (mpsc::Sender<FromWorker>, mpsc::Receiver<ToWorker>) {
-        let orders = std::mem::replace(&mut self.orders, mpsc::channel(1).1);
-        (self.reporter.reports.clone(), orders)
-    }
-
-    /// Where to report what becomes of the tasks.
-    pub fn reporter(&self) -> Reporter {
-        self.reporter.clone()
-    }
-}
-
-impl Drop for WorkerLink {
-    /// A worker that nobody hears any more must not go on with what others will be given.
-    fn drop(&mut self) {
-        self.reporter.revoke_all();
-    }
-}
-
-impl Reporter {
-    /// A task has come so far. Going back or staying is not reported.
-    pub fn progress(&self, lease: Lease, progress: Progress) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(lease_held) = held.get_mut(&lease) else { return };
-        if lease_held.progress < Some(progress) {
-            lease_held.progress = Some(progress);
-            self.send(FromWorker::Progress(lease, progress));
-        }
-    }
-
-    /// A task has ended, nothing of it is left, and its slot is free.
-    pub fn done(&self, lease: Lease, outcome: Outcome) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.remove(&lease).is_some() {
-            self.send(FromWorker::Done(lease, outcome));
-        }
-    }
-
-    /// The worker takes no further tasks and goes on with those that it has.
-    pub fn drain(&self) {
-        self.send(FromWorker::Draining);
+    pub fn into_channels(self) -> (mpsc::Sender<FromWorker>, mpsc::Receiver<ToWorker>) {
+        (self.reports, self.orders)
     }
 
     /// Says that the worker lives, unless earlier words of that kind are still unread: the rest of the
     /// room belongs to the leases.
-    fn alive(&self) {
+    fn beat(&self) {
         let unread = self.reports.max_capacity() - self.reports.capacity();
         if unread < SPARE_REPORTS - 1 {
-            self.send(FromWorker::Alive);
-        }
-    }
-
-    fn hold(&self, lease: Lease) -> CancellationToken {
-        let revoked = CancellationToken::new();
-        let held = Held { revoked: revoked.clone(), progress: None };
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, held);
-        revoked
-    }
-
-    fn revoke(&self, lease: Lease) {
-        if let Some(held) = self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&lease) {
-            held.revoked.cancel();
-        }
-    }
-
-    fn revoke_all(&self) {
-        for held in self.held.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            held.revoked.cancel();
-        }
-    }
-
-    /// What leases give rise to fits by the channel's size: a slot is granted again only after its last
-    /// report was read.
-    fn send(&self, report: FromWorker) {
-        if let Err(TrySendError::Full(report)) = self.reports.try_send(report) {
-            tracing::warn!(?report, "the scheduler does not read this worker's reports");
+            self.report(FromWorker::Alive);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use bbb_digest::{Digest, Function, InstanceName};
-
     use super::*;
-    use crate::{ActionKey, OperationId, Submission};
-
-    fn task() -> Task {
-        Task {
-            operation: OperationId(7),
-            submission: Submission::of(ActionKey {
-                instance: InstanceName::default(),
-                action: Digest::of(Function::Sha256, b"a"),
-            }),
-            queued_at: SystemTime::UNIX_EPOCH,
-            attempt: 1,
-        }
-    }
-
-    async fn report(end: &mut SchedulerEnd) -> FromWorker {
-        loop {
-            match end.reports.recv().await.unwrap() {
-                FromWorker::Alive => {}
-                other => return other,
-            }
-        }
-    }
+    use crate::Lease;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_comes_is_revoked_and_ends() {
+    async fn orders_and_reports_cross_until_the_other_end_is_gone() {
         let (mut link, mut end) = WorkerLink::pair(1);
-        end.orders.send(ToWorker::Run(Lease(1), Box::new(task()))).await.unwrap();
-        let assignment = link.next().await.unwrap();
-        let reporter = link.reporter();
-        reporter.progress(Lease(1), Progress::Running);
-        reporter.progress(Lease(1), Progress::Fetching);
-        assert_eq!(report(&mut end).await, FromWorker::Progress(Lease(1), Progress::Running));
-        end.orders.send(ToWorker::Revoke(Lease(1))).await.unwrap();
-        tokio::select! {
-            _ = link.next() => panic!("nothing else was granted"),
-            () = assignment.revoked.cancelled() => {}
-        }
-        let outcome = Outcome::Failed("stopped".into());
-        reporter.done(Lease(1), outcome.clone());
-        reporter.done(Lease(1), outcome.clone());
-        assert_eq!(report(&mut end).await, FromWorker::Done(Lease(1), outcome));
+        end.orders.send(ToWorker::Recall(Lease(1))).await.unwrap();
+        assert_eq!(link.order().await, Some(ToWorker::Recall(Lease(1))));
+        assert!(link.report(FromWorker::Returned(Lease(1))));
+        assert_eq!(end.reports.recv().await, Some(FromWorker::Returned(Lease(1))));
         drop(end);
-        assert!(link.next().await.is_none());
+        assert!(link.order().await.is_none());
+        assert!(!link.report(FromWorker::Draining));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_polled_link_says_that_it_lives() {
         let (mut link, mut end) = WorkerLink::pair(1);
-        let poll = async { link.next().await.is_some() };
+        let poll = async { link.order().await.is_some() };
         let hear = async {
             for _ in 0..3 {
                 assert_eq!(end.reports.recv().await, Some(FromWorker::Alive));
@@ -323,15 +165,5 @@ mod tests {
         time::advance(Duration::from_secs(3600)).await;
         let early = time::timeout(Duration::from_secs(2), link.order()).await;
         assert!(early.is_err(), "{early:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lost_scheduler_stops_what_runs() {
-        let (mut link, end) = WorkerLink::pair(1);
-        end.orders.send(ToWorker::Run(Lease(1), Box::new(task()))).await.unwrap();
-        let assignment = link.next().await.unwrap();
-        drop(end);
-        assert!(link.next().await.is_none());
-        assert!(assignment.revoked.is_cancelled());
     }
 }

@@ -24,7 +24,8 @@ use bbb_reapi::{
     to_duration,
 };
 use bbb_scheduler::{
-    Assignment, Demand, Outcome, Progress, Scheduler, WorkerLink, WorkerOffer, core::Limits,
+    Demand, FromWorker, Lease, Outcome, Progress, Scheduler, Task, ToWorker, WorkerLink,
+    WorkerOffer, core::Limits,
 };
 use bbb_storage::{
     ActionCache, Blob, Cas, Content, Encoding, Error, Source, SourceContent, Stores, TreeCache,
@@ -136,16 +137,25 @@ async fn house(enabled: bool) -> House {
 
 /// A worker that fakes results: it counts, and stores "out" as stdout.
 async fn work(mut link: WorkerLink, instances: Arc<Instances>, ran: Arc<AtomicUsize>) {
-    let reporter = link.reporter();
-    while let Some(Assignment { lease, task, .. }) = link.next().await {
-        reporter.progress(lease, Progress::Running);
+    while let Some(order) = link.order().await {
+        let ToWorker::Run(lease, task) = order else { continue };
+        link.report(FromWorker::Progress(lease, Progress::Running));
         ran.fetch_add(1, Ordering::SeqCst);
         let cas = instances.get(&task.submission.key.instance).cas;
         let stdout = Digest::of(F, b"out");
         cas.put(stdout, Bytes::from_static(b"out").into()).await.unwrap();
         let result = ActionResult { stdout_digest: Some(stdout.to_proto()), ..Default::default() };
         let response = ExecuteResponse { result: Some(result), ..Default::default() };
-        reporter.done(lease, Outcome::Decided(response.encode_to_vec().into()));
+        let outcome = Outcome::Decided(response.encode_to_vec().into());
+        link.report(FromWorker::Done(lease, outcome));
+    }
+}
+
+/// The task that the scheduler grants next.
+async fn granted(link: &mut WorkerLink) -> (Lease, Task) {
+    match link.order().await {
+        Some(ToWorker::Run(lease, task)) => (lease, *task),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -375,17 +385,14 @@ async fn cancelling_and_waiting() {
     let request = house.action(|_| {}).await;
     let mut stream = house.execution.clone().execute(request).await.unwrap().into_inner();
     let first = stream.message().await.unwrap().unwrap();
-    let assignment = link.next().await.unwrap();
+    let (lease, _) = granted(&mut link).await;
     let name = first.name.clone();
     let mut operations = house.operations.clone();
     let timeout = Some(protobuf::Duration { seconds: 0, nanos: 1 });
     let waited = operations.wait_operation(WaitOperationRequest { name: name.clone(), timeout });
     assert!(!waited.await.unwrap().into_inner().done);
     operations.cancel_operation(CancelOperationRequest { name: name.clone() }).await.unwrap();
-    tokio::select! {
-        _ = link.next() => panic!("nothing else was submitted"),
-        () = assignment.revoked.cancelled() => {}
-    }
+    assert_eq!(link.order().await, Some(ToWorker::Revoke(lease)));
     let waited = operations.wait_operation(WaitOperationRequest { name, timeout: None }).await;
     let status = response(&waited.unwrap().into_inner()).status.unwrap();
     assert_eq!(status.code, Code::Cancelled as i32);
@@ -468,7 +475,7 @@ async fn what_an_action_takes_and_needs_most_comes_to_its_worker() {
     let request = with(vec![property("cpus", "0.5"), property("memory", "512M")]).await;
     let mut execution = house.execution.clone();
     let _stream = execution.execute(request).await.unwrap();
-    let submission = link.next().await.unwrap().task.submission;
+    let submission = granted(&mut link).await.1.submission;
     assert_eq!(submission.demand, Demand { millicpus: 500, memory_bytes: 512 << 20 });
     assert_eq!(submission.requirement, Default::default());
     let bytes: Vec<_> = submission.inputs.iter().map(|part| part.bytes).collect();

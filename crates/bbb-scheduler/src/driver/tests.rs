@@ -2,7 +2,7 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bytes::Bytes;
 
 use super::*;
-use crate::{ActionKey, Assignment, End, Failure, Known, Outcome, Progress};
+use crate::{ActionKey, End, Failure, Known, Lease, Outcome, Progress, Task};
 
 fn submission(name: &str) -> Submission {
     Submission::of(ActionKey {
@@ -31,12 +31,22 @@ async fn end(watch: &mut Watch) -> End {
     }
 }
 
+/// The task that the scheduler grants next.
+async fn granted(link: &mut WorkerLink) -> (Lease, Task) {
+    match link.order().await {
+        Some(ToWorker::Run(lease, task)) => (lease, *task),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Runs all that comes, at once.
 async fn work(mut link: WorkerLink) {
-    let reporter = link.reporter();
-    while let Some(Assignment { lease, task, .. }) = link.next().await {
-        reporter.progress(lease, Progress::Running);
-        reporter.done(lease, Outcome::Decided(Bytes::from(task.submission.key.action.to_string())));
+    while let Some(order) = link.order().await {
+        if let ToWorker::Run(lease, task) = order {
+            let outcome = Outcome::Decided(Bytes::from(task.submission.key.action.to_string()));
+            link.report(FromWorker::Progress(lease, Progress::Running));
+            link.report(FromWorker::Done(lease, outcome));
+        }
     }
 }
 
@@ -104,9 +114,8 @@ async fn a_worker_that_goes_gives_its_work_back() {
     let (group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
-    let assignment = link.next().await.unwrap();
+    granted(&mut link).await;
     drop(link);
-    assert!(assignment.revoked.is_cancelled());
     group.spawn("worker", work(scheduler.attach(offer(1), Vec::new()).await.unwrap()));
     assert!(matches!(end(&mut watch).await, End::Decided(_)));
 }
@@ -116,16 +125,16 @@ async fn a_worker_that_is_not_polled_is_lost() {
     let (_group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let mut deaf = scheduler.attach(offer(1), Vec::new()).await.unwrap();
-    let assignment = deaf.next().await.unwrap();
+    let (lease, task) = granted(&mut deaf).await;
     let mut other = scheduler.attach(offer(1), Vec::new()).await.unwrap();
-    let taken = other.next().await.unwrap();
-    assert_eq!(taken.task.operation, assignment.task.operation);
-    assert_eq!(taken.task.attempt, 2);
+    let (later_lease, taken) = granted(&mut other).await;
+    assert_eq!((taken.operation, taken.attempt), (task.operation, 2));
     // The old lease no longer counts.
-    deaf.reporter().done(assignment.lease, Outcome::Decided(Bytes::from_static(b"late")));
-    other.reporter().done(taken.lease, Outcome::Decided(Bytes::from_static(b"good")));
+    let done = |text| Outcome::Decided(Bytes::from_static(text));
+    deaf.report(FromWorker::Done(lease, done(b"late")));
+    other.report(FromWorker::Done(later_lease, done(b"good")));
     assert_eq!(end(&mut watch).await, End::Decided(Bytes::from_static(b"good")));
-    assert!(deaf.next().await.is_none());
+    assert!(deaf.order().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,15 +142,10 @@ async fn cancelling_stops_the_task() {
     let (group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
-    let assignment = link.next().await.unwrap();
-    let revoked = assignment.revoked.clone();
+    let (lease, _) = granted(&mut link).await;
     group.spawn("worker", async move {
-        let reporter = link.reporter();
-        tokio::select! {
-            _ = link.next() => {}
-            () = revoked.cancelled() => {}
-        }
-        reporter.done(assignment.lease, Outcome::Failed("stopped".into()));
+        assert_eq!(link.order().await, Some(ToWorker::Revoke(lease)));
+        link.report(FromWorker::Done(lease, Outcome::Failed("stopped".into())));
         work(link).await;
     });
     let id = watch.current().id;
@@ -157,13 +161,10 @@ async fn what_nobody_watches_is_cancelled_after_a_minute() {
     let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let id = watch.current().id;
-    let assignment = link.next().await.unwrap();
+    let (lease, _) = granted(&mut link).await;
     drop(watch);
     let began = Instant::now();
-    tokio::select! {
-        _ = link.next() => panic!("nothing else was submitted"),
-        () = assignment.revoked.cancelled() => {}
-    }
+    assert_eq!(link.order().await, Some(ToWorker::Revoke(lease)));
     let after = began.elapsed();
     assert!(after >= Duration::from_secs(60) && after < Duration::from_secs(63), "{after:?}");
     let mut found = scheduler.find(id).await.unwrap().unwrap();
@@ -191,10 +192,9 @@ async fn a_scheduler_that_stops_ends_links_and_watches() {
     let (group, scheduler) = start();
     let mut watch = scheduler.submit(submission("a")).await.unwrap();
     let mut link = scheduler.attach(offer(1), Vec::new()).await.unwrap();
-    let assignment = link.next().await.unwrap();
-    assert_eq!(assignment.task.operation, watch.current().id);
+    assert_eq!(granted(&mut link).await.1.operation, watch.current().id);
     assert_eq!(group.shut_down(Duration::from_secs(5)).await, 0);
-    assert!(link.next().await.is_none());
+    assert!(link.order().await.is_none());
     while let Some(state) = watch.changed().await {
         assert!(!state.stage.is_completed(), "that is not an end");
     }
