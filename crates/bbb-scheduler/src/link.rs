@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, mpsc::error::TrySendError},
     time::{self, Interval, MissedTickBehavior},
 };
 
@@ -95,7 +95,15 @@ impl WorkerLink {
 
     /// Tells the scheduler something. False if it does not hear: then it is gone, or reads nothing any more.
     pub fn report(&self, report: FromWorker) -> bool {
-        self.reports.try_send(report).is_ok()
+        match self.reports.try_send(report) {
+            Ok(()) => true,
+            Err(TrySendError::Closed(_)) => false,
+            // What leases give rise to fits, since each is granted anew only after its last report was read.
+            Err(TrySendError::Full(report)) => {
+                tracing::warn!(?report, "the scheduler does not read this worker's reports");
+                false
+            }
+        }
     }
 
     /// The bare channels of the worker's end: for those who carry them to a worker elsewhere.

@@ -212,7 +212,7 @@ impl Worker {
                 }
                 Effect::Report(report) => {
                     if !self.connection.report(report) {
-                        tracing::warn!("the scheduler does not read this worker's reports");
+                        tracing::debug!("the scheduler does not hear this worker");
                         self.connection.hang_up();
                         self.table.lost(Instant::now());
                     }
