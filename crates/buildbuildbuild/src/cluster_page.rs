@@ -2,7 +2,7 @@
 //!
 //! It shows counters since the node's start and the view as it is now. It asks nobody but the scheduler, how the work is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Router, http::header, response::IntoResponse, routing::get};
 use bbb_cluster::{ClusterView, Member};
@@ -10,7 +10,7 @@ use bbb_peer::PeerStats;
 use bbb_scheduler::{PoolState, Snapshot, WorkerState};
 use bbb_storage::{Bucket, BucketStats, Disk};
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time};
 
 use crate::{
     metrics::shown,
@@ -19,6 +19,9 @@ use crate::{
 
 /// How many pools, those with the longest queues, and how many workers are shown.
 const MAX_SHOWN: usize = 1000;
+
+/// How long the scheduler may take to say how the work is: a page shows what there is to show when it is gone, too.
+const SCHEDULER_WITHIN: Duration = Duration::from_millis(250);
 
 /// Where the page shows what it shows from.
 #[derive(Clone)]
@@ -102,9 +105,10 @@ impl ClusterPage {
             "scheduler": scheduler,
             "own": { "busy_slots": busy_slots, "accepted": accepted },
         });
-        match self.work.dispatch().snapshot().await {
-            Ok(snapshot) => add_scheduled(&mut work, &snapshot),
-            Err(error) => work["error"] = error.to_string().into(),
+        match time::timeout(SCHEDULER_WITHIN, self.work.dispatch().snapshot()).await {
+            Ok(Ok(snapshot)) => add_scheduled(&mut work, &snapshot),
+            Ok(Err(error)) => work["error"] = error.to_string().into(),
+            Err(_) => work["error"] = "the scheduler gives no answer".into(),
         }
         work
     }
