@@ -9,6 +9,7 @@
 
 mod action;
 mod command;
+pub mod decimal;
 mod digest;
 mod directory;
 #[cfg(any(test, feature = "hostile"))]

@@ -1,32 +1,14 @@
 //! What an action takes of a worker beside a slot: its platform properties `cpus` and `memory`.
 
-use bbb_reapi::{Invalid, Properties};
+use bbb_reapi::{
+    Invalid, Properties,
+    decimal::{self, Scaled},
+};
 use bbb_scheduler::Demand;
 
 /// The most processors and the most memory that a demand can name; what is more is no number that was meant.
 const MAX_MILLICPUS: u64 = 1_000_000_000;
 const MAX_MEMORY_BYTES: u64 = 1 << 50;
-
-/// How many decimal places count.
-const MAX_PLACES: usize = 9;
-
-/// Units of memory: with and without `i` and `B` these are powers of 1,024, and with `B` alone of 1,000, as they are
-/// for the flags.
-const UNITS: [(&str, u64); 13] = [
-    ("kib", 1 << 10),
-    ("mib", 1 << 20),
-    ("gib", 1 << 30),
-    ("tib", 1 << 40),
-    ("kb", 1_000),
-    ("mb", 1_000_000),
-    ("gb", 1_000_000_000),
-    ("tb", 1_000_000_000_000),
-    ("k", 1 << 10),
-    ("m", 1 << 20),
-    ("g", 1 << 30),
-    ("t", 1 << 40),
-    ("b", 1),
-];
 
 /// The demand that is written in properties.
 ///
@@ -47,30 +29,16 @@ pub(super) fn demand(properties: &Properties) -> Result<Demand, Invalid> {
 }
 
 fn millicpus(text: &str) -> Option<u64> {
-    scaled(text.trim(), 1000).filter(|millicpus| (1..=MAX_MILLICPUS).contains(millicpus))
+    asked(decimal::scaled(text.trim(), 1000)?, MAX_MILLICPUS)
 }
 
 fn bytes(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let unit = UNITS.iter().find(|(name, _)| lower.ends_with(name));
-    let (number, unit) = match unit {
-        Some((name, unit)) => (lower[..lower.len() - name.len()].trim_end(), *unit),
-        None => (lower.as_str(), 1),
-    };
-    scaled(number, unit).filter(|bytes| (1..=MAX_MEMORY_BYTES).contains(bytes))
+    asked(decimal::bytes(text)?, MAX_MEMORY_BYTES)
 }
 
-/// A decimal number times a unit, rounded up: what was asked for is there. Exact, without floating point.
-fn scaled(number: &str, unit: u64) -> Option<u64> {
-    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(part) || part.len() > MAX_PLACES {
-        return None;
-    }
-    let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
-    let whole = whole.parse::<u128>().ok()?.checked_mul(unit.into())?;
-    let part = (part.parse::<u128>().ok()? * u128::from(unit)).div_ceil(scale);
-    u64::try_from(whole.checked_add(part)?).ok()
+/// Rounded up: what was asked for is there.
+fn asked(scaled: Scaled, most: u64) -> Option<u64> {
+    u64::try_from(scaled.ceil()).ok().filter(|asked| (1..=most).contains(asked))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bbb_reapi::decimal::{self, Scaled};
+
 /// Go's: `1`, `t`, `true` and their opposites, in any case.
 pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
@@ -11,31 +13,9 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-const SIZE_UNITS: [(&str, u64); 13] = [
-    ("kib", 1 << 10),
-    ("mib", 1 << 20),
-    ("gib", 1 << 30),
-    ("tib", 1 << 40),
-    ("kb", 1_000),
-    ("mb", 1_000_000),
-    ("gb", 1_000_000_000),
-    ("tb", 1_000_000_000_000),
-    ("k", 1 << 10),
-    ("m", 1 << 20),
-    ("g", 1 << 30),
-    ("t", 1 << 40),
-    ("b", 1),
-];
-
 /// Bytes: `8GiB`, `1.5G` (powers of 1,024), `500MB` (powers of 1,000), or a plain number.
 pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let unit = SIZE_UNITS.iter().find(|(name, _)| lower.ends_with(name));
-    let (number, unit) = match unit {
-        Some((name, unit)) => (lower[..lower.len() - name.len()].trim_end(), *unit),
-        None => (lower.as_str(), 1),
-    };
-    scaled(number, unit.into()).and_then(|bytes| u64::try_from(bytes).ok())
+    u64::try_from(decimal::bytes(text)?.floor()).ok()
 }
 
 /// A share in percent of `whole`, none where the text has no percent sign: `Some(None)` is a bad
@@ -68,18 +48,9 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     }
 }
 
-/// A decimal number times a unit, rounded down; exact, without floating point.
+/// A decimal number times a unit, rounded down.
 fn scaled(number: &str, unit: u128) -> Option<u128> {
-    const MAX_DIGITS: usize = 9;
-    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(part) || part.len() > MAX_DIGITS {
-        return None;
-    }
-    let scale = 10u128.checked_pow(u32::try_from(part.len()).ok()?)?;
-    let whole = whole.parse::<u128>().ok()?.checked_mul(unit)?;
-    let part = part.parse::<u128>().ok()?.checked_mul(unit)? / scale;
-    whole.checked_add(part)
+    decimal::scaled(number, unit).map(Scaled::floor)
 }
 
 /// Bytes for people: `12.5 GiB`.
