@@ -120,9 +120,9 @@ pub(crate) async fn serve() -> anyhow::Result<()> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(FRAME_BYTES)
-        .add_service(Capabilities)
-        .add_service(Execution)
-        .add_service(ByteStream { zeros: Bytes::from(vec![0; MESSAGE_BYTES]) })
+        .add_service(Served(Capabilities))
+        .add_service(Served(Execution))
+        .add_service(Served(ByteStream { zeros: Bytes::from(vec![0; MESSAGE_BYTES]) }))
         .serve_with_incoming(incoming);
     tokio::select! {
         served = server => served.context("the bare server failed"),
@@ -262,7 +262,21 @@ impl ServerStreamingService<reapi::ExecuteRequest> for Execution {
 
 type HttpFuture = BoxFuture<http::Response<Body>, Infallible>;
 
-impl Service<http::Request<Body>> for Capabilities {
+/// The methods of a service, as HTTP.
+trait Methods: NamedService + Clone + Send + 'static {
+    /// The answer of the method that is called; none if there is no such method.
+    fn call(&self, request: http::Request<Body>) -> Option<HttpFuture>;
+}
+
+/// Serves methods.
+#[derive(Clone)]
+struct Served<S>(S);
+
+impl<S: NamedService> NamedService for Served<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S: Methods> Service<http::Request<Body>> for Served<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = HttpFuture;
@@ -272,58 +286,46 @@ impl Service<http::Request<Body>> for Capabilities {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> HttpFuture {
+        self.0.call(request).unwrap_or_else(unimplemented)
+    }
+}
+
+impl Methods for Capabilities {
+    fn call(&self, request: http::Request<Body>) -> Option<HttpFuture> {
         match method(&request) {
-            "GetCapabilities" => {
-                Box::pin(
-                    async move { Ok(Grpc::new(ProstCodec::default()).unary(Self, request).await) },
-                )
-            }
-            _ => unimplemented(),
+            "GetCapabilities" => Some(Box::pin(async move {
+                Ok(Grpc::new(ProstCodec::default()).unary(Self, request).await)
+            })),
+            _ => None,
         }
     }
 }
 
-impl Service<http::Request<Body>> for Execution {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = HttpFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> HttpFuture {
+impl Methods for Execution {
+    fn call(&self, request: http::Request<Body>) -> Option<HttpFuture> {
         match method(&request) {
-            "Execute" => Box::pin(async move {
+            "Execute" => Some(Box::pin(async move {
                 Ok(Grpc::new(ProstCodec::default()).server_streaming(Self, request).await)
-            }),
-            _ => unimplemented(),
+            })),
+            _ => None,
         }
     }
 }
 
-impl Service<http::Request<Body>> for ByteStream {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = HttpFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> HttpFuture {
+impl Methods for ByteStream {
+    fn call(&self, request: http::Request<Body>) -> Option<HttpFuture> {
         let service = self.clone();
         match method(&request) {
-            "Read" => Box::pin(async move {
+            "Read" => Some(Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::<Data, ReadRequest>::default());
                 Ok(grpc.server_streaming(service, request).await)
-            }),
-            "Write" => Box::pin(async move {
+            })),
+            "Write" => Some(Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::<WriteResponse, Data>::default())
                     .max_decoding_message_size(usize::MAX);
                 Ok(grpc.client_streaming(service, request).await)
-            }),
-            _ => unimplemented(),
+            })),
+            _ => None,
         }
     }
 }
