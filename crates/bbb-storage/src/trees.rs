@@ -4,6 +4,7 @@
 //! not fit into it alone is refused.
 
 mod memory;
+mod subtree;
 
 use std::{collections::HashSet, io, sync::Arc};
 
@@ -15,6 +16,7 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::{Cas, CasExt as _, Error, Result};
 use memory::{Taken, TreeMemory, Turn};
+pub use subtree::{Subtree, Totals};
 
 /// The largest message of the CAS that is read into memory, in bytes: a `Directory` of some 500,000
 /// files, or a `Tree` of as many.
