@@ -16,14 +16,18 @@ mod collect;
 mod error;
 mod executor;
 mod fetch;
+mod fill;
 mod fullness;
 mod inputs;
+mod layer;
 mod local;
 mod outcome;
 mod place;
 mod renewal;
 mod room;
 mod run;
+#[cfg(test)]
+mod seeds;
 mod slots;
 mod stage;
 mod times;

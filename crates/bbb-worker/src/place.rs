@@ -16,7 +16,7 @@ use std::{
 
 use bbb_reapi::NodeProperties;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT},
     io::Errno,
 };
 
@@ -87,6 +87,13 @@ impl Place {
             Some(mtime) => set_mtime(directory, name, mtime),
             None => Ok(()),
         }
+    }
+
+    /// Makes a whiteout: above another layer of an overlay it says that there is nothing of this name.
+    pub(crate) fn make_whiteout(&mut self, directory: &str, name: &str) -> io::Result<()> {
+        // The device 0:0, which anybody may make (Linux 5.8).
+        let directory = self.directory(directory)?;
+        Ok(rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0)?)
     }
 
     /// Makes a file that holds `content`.
