@@ -60,8 +60,9 @@ pub(crate) struct Filled {
     pub(crate) pins: Vec<Arc<dyn LocalFile>>,
 }
 
-/// Makes the directories, symlinks and whiteouts of a layer in an empty folder; blocks.
-pub(crate) fn lay_out(layer: &Layer, to: &Path) -> Result<(), Error> {
+/// Makes the directories, symlinks and whiteouts of a layer in an empty folder; blocks. The whiteouts are links to
+/// `whiteout` where that can be done.
+pub(crate) fn lay_out(layer: &Layer, to: &Path, whiteout: Option<&Path>) -> Result<(), Error> {
     let mut place = open(to)?;
     for planned in &layer.directories {
         let path = planned.path.as_str();
@@ -74,7 +75,7 @@ pub(crate) fn lay_out(layer: &Layer, to: &Path) -> Result<(), Error> {
             place.make_symlink(path, name, target, symlink.properties).map_err(fault)?;
         }
         for name in &planned.whiteouts {
-            place.make_whiteout(path, name.as_str()).map_err(fault)?;
+            place.make_whiteout(path, name.as_str(), whiteout).map_err(fault)?;
         }
     }
     Ok(())

@@ -132,6 +132,11 @@ impl Layer {
         self.directories.is_empty()
     }
 
+    /// Whether anything of what is below is to be hidden.
+    pub(crate) fn has_whiteouts(&self) -> bool {
+        self.directories.iter().any(|planned| !planned.whiteouts.is_empty())
+    }
+
     /// The directory and the file of a place.
     pub(crate) fn at(&self, (directory, file): (usize, usize)) -> (&LayerDirectory, &FileNode) {
         let directory = &self.directories[directory];
@@ -156,10 +161,12 @@ impl LayerDirectory {
 struct Changes<'a> {
     files: Vec<usize>,
     symlinks: Vec<usize>,
-    /// With the directory of the same name below, where one shows through.
-    directories: Vec<(&'a FileName, &'a Arc<Subtree>, Option<&'a Arc<Subtree>>)>,
+    directories: Vec<Below<'a>>,
     gone: Vec<FileName>,
 }
+
+/// A directory in another, and the one of the same name in the base where that shows through.
+type Below<'a> = (&'a FileName, &'a Arc<Subtree>, Option<&'a Arc<Subtree>>);
 
 /// What stands under a name.
 #[derive(Clone, Copy)]

@@ -11,6 +11,7 @@
 //!
 //! The room knows nothing of who asked, of queues, or of other workers.
 
+mod bases;
 mod cleanup;
 mod collect;
 mod error;
@@ -19,6 +20,7 @@ mod fetch;
 mod fill;
 mod fullness;
 mod inputs;
+mod kept;
 mod layer;
 mod local;
 mod outcome;

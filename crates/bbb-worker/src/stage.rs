@@ -3,7 +3,7 @@
 //! A small tree is copied into a plain folder: an overlay would protect little there, and to mount one costs
 //! the kernel some ten files and folders of its own.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use bbb_reapi::OutputPath;
 use bbb_sandbox::{ExecRoot, Staging as SandboxStaging};
@@ -11,6 +11,7 @@ use bbb_scheduler::Staged;
 use bbb_storage::{LocalFiles, Totals};
 
 use crate::{
+    bases::{Bases, Ground, Sources},
     cleanup::SharedFolder,
     error::{Error, blocking},
     fetch::Lease,
@@ -44,6 +45,8 @@ pub(crate) struct Staging<'a> {
     pub(crate) concurrency: usize,
     /// Where blobs lie that can be linked to.
     pub(crate) links: Option<&'a dyn LocalFiles>,
+    /// The trees that are staged already.
+    pub(crate) bases: Option<&'a Arc<Bases>>,
 }
 
 impl Prepared {
@@ -55,20 +58,33 @@ impl Prepared {
     ) -> Result<Self, Error> {
         let lease = Arc::new(lease);
         let totals = lease.inputs.totals();
-        let layer = Arc::new(Layer::whole(&lease.inputs));
         let kind = staging.kind_for(totals);
-        let (root, to) = {
-            let (lease, layer) = (Arc::clone(&lease), Arc::clone(&layer));
-            let folder = Arc::clone(&folder);
+        let ground = match kind {
+            SandboxStaging::Overlay => staging.ground(&lease).await,
+            SandboxStaging::Plain => Ok(None),
+        };
+        let ground = or_all_missing(&lease, ground).await?;
+        let mut fetched_bytes = 0;
+        let (base, layer) = match ground {
+            Some(ground) => {
+                let paths = (ground.base.tree(), ground.base.whiteout());
+                folder.stand_on(ground.base);
+                fetched_bytes = ground.fetched_bytes;
+                (Some(paths), Some(ground.layer))
+            }
+            None => (None, None),
+        };
+        let (root, layer) = {
+            let (lease, folder) = (Arc::clone(&lease), Arc::clone(&folder));
             blocking("stage directories", move || {
-                let root = make_folders(&folder, kind)?;
-                let to = match &root {
-                    ExecRoot::Plain(path) => path.clone(),
-                    ExecRoot::Overlay { .. } => folder.part(Part::Lower),
-                };
-                lay_out(&layer, &to)?;
+                let (base, whiteout) = base.unzip();
+                let layer = layer.unwrap_or_else(|| Layer::whole(&lease.inputs));
+                let root = make_folders(&folder, kind, base, &layer)?;
+                if !layer.is_empty() {
+                    lay_out(&layer, &inputs_of(&root), whiteout.as_deref())?;
+                }
                 make_output_parents(&lease, &root)?;
-                Ok((root, to))
+                Ok((root, Arc::new(layer)))
             })
             .await?
         };
@@ -77,35 +93,62 @@ impl Prepared {
             stores: &lease.stores,
             links: staging.links.filter(|_| matches!(root, ExecRoot::Overlay { .. })),
             concurrency: staging.concurrency,
-            to,
+            to: inputs_of(&root),
             blobs: folder.blobs(),
             hold: Arc::clone(&folder) as _,
             keep_pins: false,
         };
-        let filled = match filling.fill().await {
-            Err(Error::Missing(digests)) => return Err(lease.missing(&digests).await?),
-            filled => filled?,
-        };
-        let staged = Staged { needed_bytes: totals.bytes, fetched_bytes: filled.fetched_bytes };
+        let filled = or_all_missing(&lease, filling.fill().await).await?;
+        fetched_bytes += filled.fetched_bytes;
+        let staged = Staged { needed_bytes: totals.bytes, fetched_bytes };
         Ok(Self { lease, folder, root, staged })
     }
 }
 
-fn make_folders(folder: &SharedFolder, kind: SandboxStaging) -> Result<ExecRoot, Error> {
-    let always = [Part::Temporary, Part::Stdout, Part::Stderr];
-    let (root, parts) = match kind {
-        SandboxStaging::Plain => (ExecRoot::Plain(folder.part(Part::Root)), &[Part::Root][..]),
+/// Names all that is missing where something is.
+async fn or_all_missing<T>(lease: &Lease, done: Result<T, Error>) -> Result<T, Error> {
+    match done {
+        Err(Error::Missing(found)) => Err(lease.missing(&found).await?),
+        done => done,
+    }
+}
+
+fn make_folders(
+    folder: &SharedFolder,
+    kind: SandboxStaging,
+    base: Option<PathBuf>,
+    layer: &Layer,
+) -> Result<ExecRoot, Error> {
+    let mut parts = vec![Part::Temporary, Part::Stdout, Part::Stderr];
+    let root = match kind {
+        SandboxStaging::Plain => {
+            parts.push(Part::Root);
+            ExecRoot::Plain(folder.part(Part::Root))
+        }
         SandboxStaging::Overlay => {
-            let lowers = vec![folder.part(Part::Lower)];
+            parts.extend([Part::Upper, Part::Work]);
+            let mut lowers = Vec::new();
+            if base.is_none() || !layer.is_empty() {
+                parts.push(Part::Lower);
+                lowers.push(folder.part(Part::Lower));
+            }
+            lowers.extend(base);
             let (upper, work) = (folder.part(Part::Upper), folder.part(Part::Work));
-            let root = ExecRoot::Overlay { lowers, upper, work };
-            (root, &[Part::Lower, Part::Upper, Part::Work][..])
+            ExecRoot::Overlay { lowers, upper, work }
         }
     };
-    folder
-        .make(&[parts, &always].concat())
-        .map_err(|error| Error::fault(format!("make {}", folder.path().display()), error))?;
+    let made = folder.make(&parts);
+    made.map_err(|error| Error::fault(format!("make {}", folder.path().display()), error))?;
     Ok(root)
+}
+
+/// Where the layer of an action's own inputs goes.
+fn inputs_of(root: &ExecRoot) -> PathBuf {
+    match root {
+        ExecRoot::Plain(path) => path.clone(),
+        // There is always one.
+        ExecRoot::Overlay { lowers, .. } => lowers.first().cloned().unwrap_or_default(),
+    }
 }
 
 /// Makes the directories in which outputs go. Above layers they hide the properties of the directories below, so they
@@ -132,6 +175,18 @@ fn make_output_parents(lease: &Lease, root: &ExecRoot) -> Result<(), Error> {
 }
 
 impl Staging<'_> {
+    /// What of the inputs is staged already, or should be for the next action, too.
+    async fn ground(&self, lease: &Lease) -> Result<Option<Ground>, Error> {
+        let (Some(bases), Some(links)) = (self.bases, self.links) else { return Ok(None) };
+        let sources = Sources {
+            instance: &lease.task.submission.key.instance,
+            stores: &lease.stores,
+            links,
+            concurrency: self.concurrency,
+        };
+        bases.ground(&lease.inputs, sources).await
+    }
+
     /// The kind of exec root that costs least for a tree.
     fn kind_for(&self, totals: Totals) -> SandboxStaging {
         match self.kind {
