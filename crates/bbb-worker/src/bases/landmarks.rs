@@ -19,7 +19,7 @@ const MIN_NODES: u64 = 16;
 /// known of them.
 const UNEQUAL_SHARE: u64 = 8;
 
-/// The heaviest directories of a tree.
+/// The heaviest directories of a tree, by the hashes of their paths.
 #[derive(Debug)]
 pub(crate) struct Landmarks(Box<[Landmark]>);
 
@@ -46,13 +46,16 @@ impl Landmarks {
                 Heavy { path: hasher.finish(), tree: below }
             }));
         }
+        landmarks.sort_unstable_by_key(|landmark| landmark.path);
         Self(landmarks.into())
     }
 
     /// How much of two trees is likely to be equal: more is more.
     pub(crate) fn likeness(&self, other: &Self) -> u64 {
+        let mut others = other.0.iter().peekable();
         let shared = self.0.iter().filter_map(|one| {
-            let other = other.0.iter().find(|other| other.path == one.path)?;
+            while others.next_if(|other| other.path < one.path).is_some() {}
+            let other = others.next_if(|other| other.path == one.path)?;
             Some(match one.digest == other.digest {
                 true => one.nodes,
                 false => one.nodes.min(other.nodes) / UNEQUAL_SHARE,

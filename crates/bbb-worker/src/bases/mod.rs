@@ -38,8 +38,8 @@ use landmarks::Landmarks;
 use shelf::{Key, MAX_BASES, Shelf};
 
 /// A layer above a base may have this part of the entries of the whole tree. What has more gets a base of its own, which
-/// the next tree may be nearer to.
-const MAX_LAYER_SHARE: u64 = 4;
+/// the next tree may be nearer to; see also [`Shelf::stands_above`].
+const MAX_LAYER_SHARE: u64 = 2;
 
 /// How many bases live or wait for removal: those that are kept, and those that were dropped while they were in use.
 const MAX_LIVING: usize = 2 * MAX_BASES;
@@ -167,7 +167,7 @@ impl Bases {
     /// The base that needs the smallest layer, if that is small.
     async fn above_another(
         self: &Arc<Self>,
-        tree: &Arc<Subtree>,
+        new: &Arc<Subtree>,
         landmarks: &Landmarks,
         sources: Sources<'_>,
     ) -> Option<Ground> {
@@ -175,12 +175,15 @@ impl Bases {
         if alike.is_empty() {
             return None;
         }
-        let (tree, has_whiteouts) = (Arc::clone(tree), self.has_whiteouts);
+        let (tree, has_whiteouts) = (Arc::clone(new), self.has_whiteouts);
         let compare = move || Ok(nearest(alike, &tree, has_whiteouts));
         let (of, base, layer) = blocking("compare trees", compare).await.ok()??;
+        let entries = layer.entries();
+        if !self.shelf().stands_above(sources.instance, &of, &new, entries) {
+            return None;
+        }
         match self.held(&base, &of, sources).await {
             Ok((held, fetched_bytes)) => {
-                self.shelf().used(sources.instance, of.digest());
                 // Asked for again, it stays known for longer.
                 drop(sources.stores.trees.subtree(of.digest()).await);
                 Some(Ground { base: held?, layer, fetched_bytes })

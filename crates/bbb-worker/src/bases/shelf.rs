@@ -23,6 +23,9 @@ pub(super) const MAX_NODES: u64 = 1 << 20;
 /// How many bases are compared with a tree, those first that seem to be most like it.
 const MAX_COMPARED: usize = 4;
 
+/// A layer of fewer entries than this part of its tree is cheap.
+const CHEAP_SHARE: u64 = 32;
+
 /// Bases by what they are of. `B` is a base that is there or being made; all clones of one are one.
 #[derive(Debug)]
 pub(super) struct Shelf<B> {
@@ -42,6 +45,8 @@ struct Entry<B> {
     nodes: u64,
     landmarks: Landmarks,
     used: u64,
+    /// What layers above it took in entries, unless they were cheap, since the last one that was not made.
+    spent: u64,
 }
 
 impl<B> Default for Shelf<B> {
@@ -79,12 +84,30 @@ impl<B: Clone> Shelf<B> {
             .collect()
     }
 
-    /// Counts as a use of the base of a tree.
-    pub(super) fn used(&mut self, instance: &InstanceName, root: Digest) {
+    /// Whether `tree` is better staged as a layer of so many entries above the base `of` another tree than as a base itself; counts as
+    /// a use. The first trees that differ more than a little are: nobody knows yet whether others will be like them. When their layers
+    /// have taken what a base takes, the next one becomes a base. So neither trees that move away from a base nor trees that
+    /// are like nothing else cost twice what they had to.
+    pub(super) fn stands_above(
+        &mut self,
+        instance: &InstanceName,
+        of: &Subtree,
+        tree: &Subtree,
+        entries: u64,
+    ) -> bool {
         self.clock += 1;
-        if let Some(entry) = self.bases.get_mut(&(instance.clone(), root)) {
-            entry.used = self.clock;
+        let Some(entry) = self.bases.get_mut(&(instance.clone(), of.digest())) else { return true };
+        entry.used = self.clock;
+        let nodes = tree.totals().nodes;
+        if entries <= nodes / CHEAP_SHARE {
+            return true;
         }
+        entry.spent = entry.spent.saturating_add(entries);
+        let stands_above = entry.spent <= nodes;
+        if !stands_above {
+            entry.spent = 0;
+        }
+        stands_above
     }
 
     /// Adds a base, unless there is one of this tree: then that is it. Gives those that had to go for it, too.
@@ -110,7 +133,7 @@ impl<B: Clone> Shelf<B> {
         self.nodes += nodes;
         let tree_of = Arc::downgrade(tree);
         let used = self.clock;
-        let entry = Entry { base: base.clone(), tree: tree_of, nodes, landmarks, used };
+        let entry = Entry { base: base.clone(), tree: tree_of, nodes, landmarks, used, spent: 0 };
         self.bases.insert((instance.clone(), tree.digest()), entry);
         (base, gone)
     }
@@ -153,11 +176,23 @@ mod tests {
             assert!(add(&mut shelf, &trees[number as usize], number).is_empty());
         }
         assert_eq!(shelf.of(&instance, &trees[0]), Some(0));
-        shelf.used(&instance, trees[1].digest());
+        assert!(shelf.stands_above(&instance, &trees[1], &trees[0], 1));
         assert_eq!(add(&mut shelf, &tree("new", 1).await, 1000), [2]);
         assert_eq!(add(&mut shelf, &tree("newer", 1).await, 1001), [3]);
         let (there, gone) = shelf.add(&instance, &trees[0], Landmarks::of(&trees[0]), 7);
         assert_eq!((there, gone), (0, Vec::new()), "it is there");
+    }
+
+    #[tokio::test]
+    async fn what_layers_took_buys_a_base() {
+        let (mut shelf, instance) = (Shelf::default(), InstanceName::default());
+        let (base, tree) = (tree("base", 99).await, tree("tree", 99).await);
+        add(&mut shelf, &base, 1);
+        let mut stands_above = |entries| shelf.stands_above(&instance, &base, &tree, entries);
+        assert!((0..1000).all(|_| stands_above(3)), "they are cheap");
+        for _ in 0..3 {
+            assert!(stands_above(40) && stands_above(60) && !stands_above(4));
+        }
     }
 
     #[tokio::test]

@@ -165,8 +165,8 @@ async fn trees_that_change_from_action_to_action_are_seen_as_they_are() {
         assert_eq!(told, seen(&alone, &tree).await.0);
         made += entries;
     }
-    // All stood on one base.
-    assert!(shared.trees() == 1 && made < 40 * 50, "{} {made}", shared.trees());
+    // Of some 220 nodes a few are made for each, and now and then a base nearer to what the tree has become.
+    assert!(shared.trees() <= 4 && made < 40 * 30, "{} {made}", shared.trees());
 }
 
 #[tokio::test]
