@@ -247,6 +247,46 @@ async fn a_base_goes_when_its_turn_comes_but_not_while_it_is_used() {
     assert!(house.disk.stats().taken_bytes <= 64 * BLOB as u64);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whatever_is_evicted_meanwhile_each_finds_its_tree() {
+    const LIMIT: u64 = 2 << 20;
+    let house = Arc::new(House::new(LIMIT));
+    let mut turns = tokio::task::JoinSet::new();
+    for worker in 0..6_usize {
+        let house = Arc::clone(&house);
+        #[expect(clippy::disallowed_methods, reason = "a test owns what it spawns")]
+        turns.spawn(async move {
+            let mut staged = 0;
+            for turn in 0..60 {
+                let mut contents = contents("x", 40);
+                contents[worker] = format!("{}", turn % 7);
+                contents[10..10 + turn % 30].fill(format!("{}", turn % 3));
+                let tree = house.tree(&contents).await;
+                // Blobs may be evicted before they are pinned, and all room may be in use.
+                let Ok(Some(ground)) = house.ground(&tree).await else { continue };
+                staged += 1;
+                house.put(vec![turn as u8; 50_000 + worker]).await;
+                let in_layer = |index: usize| {
+                    let places = ground.layer.blobs.iter().flat_map(|blob| &blob.places);
+                    places.filter(|place| place.1 == index).count() > 0
+                };
+                for (index, content) in contents.iter().enumerate() {
+                    if !in_layer(index) {
+                        assert_eq!(read(&ground, &format!("f{index:05}")), *content);
+                    }
+                }
+            }
+            staged
+        });
+    }
+    let staged: usize = turns.join_all().await.into_iter().sum();
+    assert!(staged > 100, "{staged}");
+    let stats = house.disk.stats();
+    assert!(stats.taken_bytes <= LIMIT && stats.evictions > 0 && stats.damaged == 0, "{stats:?}");
+    // What is left on the disk is what is counted.
+    until(|| house.folders() as u64 == house.disk.stats().lodgers).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_there_is_no_room_a_tree_is_staged_alone() {
     const LIMIT: u64 = 16 << 20;

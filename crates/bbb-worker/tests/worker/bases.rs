@@ -3,9 +3,13 @@
 
 use std::{fs, path::Path};
 
-use bbb_reapi::proto::{protobuf, reapi};
+use bbb_reapi::{
+    proto::{protobuf, reapi},
+    status::PreconditionFailure,
+};
 use bbb_sandbox::Mode;
 use bbb_worker::Keep;
+use prost::Message as _;
 
 use crate::rig::{Rig, Tree, at, command, until};
 
@@ -185,6 +189,42 @@ async fn one_new_file_of_ten_thousand_is_one_file() {
     let done = shared.run(tree.below("d7", changed.without("f7")), &script).await;
     assert_eq!(done.result().exit_code, 1);
     assert!(made(&done.response.message).await <= 102);
+    assert_eq!(shared.trees(), 1);
+}
+
+#[tokio::test]
+async fn inputs_that_are_outputs_are_those_of_the_action() {
+    let [shared, alone] = rigs().await;
+    seen(&shared, &tree()).await;
+    let changed = tree().below("bulk", bulk(199).file("new", b"new").symlink("l", "new"));
+    let script = command("rm bulk/f3; echo x > bulk/x; rm -f deep/a/b/x", &["bulk", "deep", "run"]);
+    let mut outputs = Vec::new();
+    for rig in [&shared, &alone] {
+        let result = rig.run(changed.clone(), &script).await.response.result.unwrap();
+        outputs.push((result.output_directories, result.output_files));
+    }
+    assert_eq!(outputs[0].0.len(), 2);
+    assert_eq!(outputs[0], outputs[1]);
+    assert_eq!(shared.trees(), 1);
+}
+
+#[tokio::test]
+async fn all_that_is_missing_above_another_tree_is_named() {
+    let [shared, _] = rigs().await;
+    seen(&shared, &tree()).await;
+    let mut changed = tree().file("new", b"new");
+    for name in ["one", "two"] {
+        changed.directory.files.push(Tree::node(name, name.as_bytes()));
+    }
+    let done = shared.run(changed.clone(), &command("true", &[])).await;
+    assert_eq!(done.code(), 9);
+    let detail = &done.response.status.as_ref().unwrap().details[0];
+    let failure = PreconditionFailure::decode(detail.value.as_slice()).unwrap();
+    assert_eq!(failure.violations.len(), 2, "{failure:?}");
+    for content in ["one", "two"] {
+        shared.put(content).await;
+    }
+    assert!(seen(&shared, &changed).await.0.contains("two f 444"));
     assert_eq!(shared.trees(), 1);
 }
 
