@@ -364,7 +364,9 @@ async fn start_worker(
     };
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
         .context("cannot set up the worker")?
-        .linking(move |instance| storage.local_files(instance));
+        .linking(move |instance| storage.local_files(instance))
+        .keeping_trees(disk.lodging(), &groups.cleaning)
+        .context("cannot make a folder for staged trees (--cache_dir)")?;
     Slots::new(offer(settings)?, Arc::clone(dispatch), Arc::new(local))
         .draining_for(settings.drain_timeout)
         .start(&groups.worker);
