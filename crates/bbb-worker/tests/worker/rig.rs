@@ -15,7 +15,7 @@ use bbb_reapi::{
     ToProto as _,
     proto::{protobuf, reapi},
 };
-use bbb_sandbox::{Config, Mode};
+use bbb_sandbox::{Config, Launched, Mode};
 use bbb_scheduler::{ActionKey, OperationId, Outcome, Submission, Task};
 use bbb_storage::{
     Blob, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error, Instances,
@@ -31,6 +31,7 @@ pub(crate) struct Rig {
     pub(crate) local: Arc<Local>,
     pub(crate) stores: Stores,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) sandbox: Arc<Launched>,
     pub(crate) tasks: TaskGroup,
     folder: tempfile::TempDir,
 }
@@ -245,14 +246,14 @@ impl Rig {
         // So that a test sees when a folder is done with; tests of these spare folders ask for some.
         settings.spare_folders = 0;
         change(&mut settings);
-        let local = Local::new(settings, instances, sandbox, &tasks)?;
+        let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
         let local = local.linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
         });
         let local = Arc::new(local.keeping_trees(disk.lodging(), &tasks)?);
-        Ok(Rig { local, stores, disk, tasks, folder })
+        Ok(Rig { local, stores, disk, sandbox, tasks, folder })
     }
 
     /// One rig for each kind of sandbox and of exec root.
