@@ -41,6 +41,8 @@ pub struct Settings {
     pub copied_files: usize,
     /// How many nodes an input tree must have to be staged for other actions, too, where that is possible.
     pub shared_nodes: u64,
+    /// How much memory all that is known of staged trees may take, in bytes.
+    pub staged_bytes: u64,
     /// How many emptied folders wait for their next action, which is then spared making one; with namespaces
     /// only.
     pub spare_folders: usize,
@@ -80,6 +82,9 @@ const COPIED_FILES: usize = 8;
 /// To look for a tree that is staged costs about as much as to stage fewer.
 const SHARED_NODES: u64 = 64;
 
+/// Enough for 50 trees of 10,000 files.
+const STAGED_BYTES: u64 = 64 << 20;
+
 /// About as many as most machines run actions at a time.
 const SPARE_FOLDERS: usize = 64;
 
@@ -92,6 +97,7 @@ impl Settings {
             download_concurrency: 10,
             copied_files: COPIED_FILES,
             shared_nodes: SHARED_NODES,
+            staged_bytes: STAGED_BYTES,
             spare_folders: SPARE_FOLDERS,
             limits: Limits::default(),
             network: false,
@@ -163,7 +169,8 @@ impl Local {
         tasks: &TaskGroup,
     ) -> io::Result<Self> {
         let folder = self.settings.folder.join(TREES);
-        self.bases = Some(Bases::start(folder, lodging, self.settings.shared_nodes, tasks)?);
+        let (min_nodes, memory_bytes) = (self.settings.shared_nodes, self.settings.staged_bytes);
+        self.bases = Some(Bases::start(folder, lodging, min_nodes, memory_bytes, tasks)?);
         Ok(self)
     }
 

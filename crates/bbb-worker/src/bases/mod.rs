@@ -13,6 +13,7 @@ mod shelf;
 
 use std::{
     fmt, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -58,8 +59,8 @@ pub(crate) struct Bases {
     lodging: Arc<dyn Lodging>,
     removals: Removals,
     shelf: Mutex<Shelf<Shared>>,
-    /// A tree with fewer nodes gets no base.
-    min_nodes: u64,
+    /// How many nodes a tree must and may have to get a base.
+    sizes: RangeInclusive<u64>,
     /// Whether layers can hide what is below them.
     has_whiteouts: bool,
 }
@@ -98,7 +99,8 @@ enum Unmade {
 
 impl Bases {
     /// Takes over a folder on the file system of the store that gives lodging: all that an earlier process left there is
-    /// removed. Removal runs as a task of `tasks`. A tree with fewer than `min_nodes` nodes gets no base.
+    /// removed. Removal runs as a task of `tasks`. A tree with fewer than `min_nodes` nodes gets no
+    /// base; what is known of all bases takes so much memory at the most.
     ///
     /// # Errors
     /// If the folder cannot be made or read.
@@ -106,20 +108,17 @@ impl Bases {
         folder: PathBuf,
         lodging: Arc<dyn Lodging>,
         min_nodes: u64,
+        memory_bytes: u64,
         tasks: &TaskGroup,
     ) -> io::Result<Arc<Self>> {
         let removals = Removals::start(&folder, MAX_LIVING, tasks)?;
         // A name that was used before the restart may still wait for its removal.
         let next = AtomicU64::new(u64::from(std::process::id()) << 32);
-        let mut bases = Self {
-            folder,
-            next,
-            lodging,
-            removals,
-            shelf: Mutex::default(),
-            min_nodes,
-            has_whiteouts: false,
-        };
+        let shelf = Shelf::new(memory_bytes);
+        let sizes = min_nodes..=shelf.max_nodes();
+        let shelf = Mutex::new(shelf);
+        let mut bases =
+            Self { folder, next, lodging, removals, shelf, sizes, has_whiteouts: false };
         bases.has_whiteouts = makes_whiteouts(&bases.folder, &bases.name());
         Ok(Arc::new(bases))
     }
@@ -133,7 +132,7 @@ impl Bases {
         tree: &Arc<Subtree>,
         sources: Sources<'_>,
     ) -> Result<Option<Ground>, Error> {
-        if !(self.min_nodes..=shelf::MAX_NODES).contains(&tree.totals().nodes) {
+        if !self.sizes.contains(&tree.totals().nodes) {
             return Ok(None);
         }
         for _ in 0..ATTEMPTS {

@@ -17,8 +17,8 @@ use super::landmarks::Landmarks;
 /// How many bases are kept: they are all looked at for each tree that is none of them.
 pub(super) const MAX_BASES: usize = 256;
 
-/// How many nodes all bases may have together. Each may be a pin of a blob, which takes some 48 bytes of memory.
-pub(super) const MAX_NODES: u64 = 1 << 20;
+/// What a node of a base takes of memory at the most: the pin of a blob that had to be brought.
+const NODE_BYTES: u64 = 80;
 
 /// How many bases are compared with a tree, those first that seem to be most like it.
 const MAX_COMPARED: usize = 4;
@@ -31,6 +31,7 @@ const CHEAP_SHARE: u64 = 32;
 pub(super) struct Shelf<B> {
     bases: HashMap<Key, Entry<B>>,
     nodes: u64,
+    max_nodes: u64,
     clock: u64,
 }
 
@@ -49,13 +50,18 @@ struct Entry<B> {
     spent: u64,
 }
 
-impl<B> Default for Shelf<B> {
-    fn default() -> Self {
-        Self { bases: HashMap::new(), nodes: 0, clock: 0 }
-    }
-}
-
 impl<B: Clone> Shelf<B> {
+    /// One for bases that take so many bytes of memory together.
+    pub(super) fn new(memory_bytes: u64) -> Self {
+        let max_nodes = memory_bytes / NODE_BYTES;
+        Self { bases: HashMap::new(), nodes: 0, max_nodes, clock: 0 }
+    }
+
+    /// How many nodes all bases may have together.
+    pub(super) fn max_nodes(&self) -> u64 {
+        self.max_nodes
+    }
+
     /// The base of exactly this tree. Counts as a use.
     pub(super) fn of(&mut self, instance: &InstanceName, tree: &Arc<Subtree>) -> Option<B> {
         let key = (instance.clone(), tree.digest());
@@ -124,7 +130,7 @@ impl<B: Clone> Shelf<B> {
         let nodes = tree.totals().nodes;
         let mut gone = Vec::new();
         while self.bases.len() >= MAX_BASES
-            || (self.nodes.saturating_add(nodes) > MAX_NODES && !self.bases.is_empty())
+            || (self.nodes.saturating_add(nodes) > self.max_nodes && !self.bases.is_empty())
         {
             let oldest = self.bases.iter().min_by_key(|(_, entry)| entry.used);
             let oldest = oldest.map(|(key, _)| key.clone());
@@ -169,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_least_used_goes_first() {
-        let (mut shelf, instance) = (Shelf::default(), InstanceName::default());
+        let (mut shelf, instance) = (Shelf::new(1 << 20), InstanceName::default());
         let mut trees = Vec::new();
         for number in 0..MAX_BASES as u32 {
             trees.push(tree(&number.to_string(), 1).await);
@@ -185,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_layers_took_buys_a_base() {
-        let (mut shelf, instance) = (Shelf::default(), InstanceName::default());
+        let (mut shelf, instance) = (Shelf::new(1 << 20), InstanceName::default());
         let (base, tree) = (tree("base", 99).await, tree("tree", 99).await);
         add(&mut shelf, &base, 1);
         let mut stands_above = |entries| shelf.stands_above(&instance, &base, &tree, entries);
@@ -197,21 +203,21 @@ mod tests {
 
     #[tokio::test]
     async fn nodes_are_bounded_and_given_back() {
-        let (mut shelf, instance) = (Shelf::default(), InstanceName::default());
+        let (mut shelf, instance) = (Shelf::new(1 << 20), InstanceName::default());
         let (one, other) = (tree("one", 10).await, tree("other", 10).await);
         add(&mut shelf, &one, 1);
         // As if there were many more.
-        shelf.nodes = MAX_NODES - 5;
+        shelf.nodes = shelf.max_nodes() - 5;
         assert_eq!(add(&mut shelf, &other, 2), [1]);
         let key = (instance, other.digest());
         assert_eq!(shelf.remove(&key, |_| false), None);
         assert_eq!(shelf.remove(&key, |base| *base == 2), Some(2));
-        assert_eq!(shelf.nodes, MAX_NODES - 5 - 11);
+        assert_eq!(shelf.nodes, shelf.max_nodes() - 5 - 11);
     }
 
     #[tokio::test]
     async fn only_trees_of_the_same_instance_that_are_known_are_compared() {
-        let (mut shelf, instance) = (Shelf::default(), InstanceName::default());
+        let (mut shelf, instance) = (Shelf::new(1 << 20), InstanceName::default());
         let mut trees = Vec::new();
         for number in 0..10 {
             trees.push(tree(&number.to_string(), number * 10).await);

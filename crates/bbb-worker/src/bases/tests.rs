@@ -78,7 +78,8 @@ impl House {
             failures: AtomicU32::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         };
-        let bases = Bases::start(disk.scratch().join("trees"), disk.lodging(), 0, &tasks).unwrap();
+        let bases =
+            Bases::start(disk.scratch().join("trees"), disk.lodging(), 0, 1 << 20, &tasks).unwrap();
         Self { bases, files: Arc::new(files), stores, disk, tasks, folder }
     }
 
@@ -305,7 +306,8 @@ async fn what_a_process_left_is_removed_by_the_next() {
     let house = House::new(1 << 30);
     let folder = house.folder.path().join("left");
     std::fs::create_dir_all(folder.join("1/tree/d")).unwrap();
-    let bases = Bases::start(folder.clone(), house.disk.lodging(), 0, &house.tasks).unwrap();
+    let bases =
+        Bases::start(folder.clone(), house.disk.lodging(), 0, 1 << 20, &house.tasks).unwrap();
     until(|| std::fs::read_dir(&folder).unwrap().count() == 0).await;
     assert!(bases.has_whiteouts && Path::new(&bases.folder).exists());
 }
