@@ -41,11 +41,13 @@ pub use bucket::{
 };
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;
-pub use disk::{Disk, DiskSettings, DiskStats, OpenError, Reservation, SMALL_BLOB_BYTES};
+pub use disk::{
+    Disk, DiskSettings, DiskStats, Kept, Lodger, OpenError, Reservation, SMALL_BLOB_BYTES,
+};
 pub use error::{Error, Result};
 pub use instances::{Instances, Stores};
-pub use local::{LocalFile, LocalFiles};
+pub use local::{LocalFile, LocalFiles, Lodging};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};
-pub use trees::{MAX_MESSAGE_BYTES, Subtree, Totals, TreeCache, TreeError, Trees, Walk};
+pub use trees::{Found, MAX_MESSAGE_BYTES, Subtree, Totals, TreeCache, TreeError, Trees, Walk};

@@ -167,6 +167,14 @@ impl Tree {
         self
     }
 
+    /// The same without what stands under a name.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.directory.files.retain(|node| node.name != name);
+        self.directory.symlinks.retain(|node| node.name != name);
+        self.below.remove(name);
+        self
+    }
+
     pub(crate) fn below(mut self, name: &str, tree: Tree) -> Self {
         self.below.insert(name.into(), tree);
         self
@@ -234,15 +242,17 @@ impl Rig {
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));
         // The small trees of tests stand below overlays too, as those of most actions do.
         settings.copied_files = 0;
+        settings.shared_nodes = 0;
         // So that a test sees when a folder is done with; tests of these spare folders ask for some.
         settings.spare_folders = 0;
         change(&mut settings);
         let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
-        let local = Arc::new(local.linking(move |instance| match tier {
+        let local = local.linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
-        }));
+        });
+        let local = Arc::new(local.keeping_trees(disk.lodging(), &tasks)?);
         Ok(Rig { local, stores, disk, sandbox, tasks, folder })
     }
 
@@ -259,7 +269,15 @@ impl Rig {
     /// The folders of actions that are there now.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let folders = std::fs::read_dir(self.disk.scratch().join("actions")).unwrap();
-        folders.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("kept")).collect()
+        folders
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("kept") && !path.ends_with("trees"))
+            .collect()
+    }
+
+    /// How many trees are staged for all actions.
+    pub(crate) fn trees(&self) -> usize {
+        std::fs::read_dir(self.disk.scratch().join("actions/trees")).unwrap().count()
     }
 
     /// Waits until nothing of any action is left.

@@ -162,7 +162,7 @@ impl Trial {
             let name = path.file_name().unwrap().to_str().unwrap();
             let is_blob = path.components().any(|part| part.as_os_str() == "cas");
             assert!(
-                !is_blob || name.starts_with(&seen.content.hex().as_str()),
+                !is_blob || name.starts_with(seen.content.hex().as_str()),
                 "{after}: {name} is {seen:?}"
             );
         }
