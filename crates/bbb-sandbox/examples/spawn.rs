@@ -1,51 +1,118 @@
-//! What a run costs: p50 of its time, and processor time per run, beside a plain fork and exec of the same program.
+//! What a run costs: p50 of its time and processor time per run, one at a time and 64 at once, beside plain fork and exec of the same program
+//! and bubblewrap with comparable walls. Then the same from a process that holds much memory.
 //!
-//! `cargo run --release -p bbb-sandbox --example spawn [FOLDER]`
+//! `cargo run --release -p bbb-sandbox --example spawn [FOLDER [GIGABYTES]]`
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bbb_sandbox::{Config, ExecRoot, Launched, Limits, Mode, Request, Sandbox, Staging};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// What is run.
+const PROGRAM: &str = "/bin/true";
+
+/// Where distributions have bubblewrap: a program that is searched for is forked for.
+const BWRAP: &str = "/usr/bin/bwrap";
+
+/// Runs that are measured one at a time, and many at once.
+const ONE: Load = Load { width: 1, count: 300 };
+const MANY: Load = Load { width: 64, count: 2000 };
+
 fn main() -> Result<(), Failure> {
     bbb_sandbox::launcher::main_if_launcher();
-    let base = std::env::args_os().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
+    let mut arguments = std::env::args_os().skip(1);
+    let base = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let gigabytes: usize = arguments.next().map_or(Ok(4), |text| text.to_string_lossy().parse())?;
     let folder = base.join(format!("bbb-sandbox-spawn-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(measure_all(&folder));
+    let outcome = measure_all(&runtime, &folder, "").and_then(|()| {
+        // Every page is written to, so that each has an entry in the page table.
+        let held = std::hint::black_box(vec![1u8; gigabytes << 30]);
+        measure_all(&runtime, &folder, &format!("holding {} GiB", held.len() >> 30))
+    });
     let _ = bbb_sandbox::remove_tree(&folder);
     outcome
 }
 
-async fn measure_all(folder: &Path) -> Result<(), Failure> {
-    println!("{:<34}{:>14}{:>14}{:>14}", "", "p50 ms, 1", "CPU ms, 1", "CPU ms, 64");
-    plain()?;
-    let limits = Limits {
-        memory_bytes: Some(1 << 30),
-        processes: Some(1000),
-        cpu_thousandths: None,
-        open_files: None,
-    };
+fn measure_all(
+    runtime: &tokio::runtime::Runtime,
+    folder: &Path,
+    what: &str,
+) -> Result<(), Failure> {
+    println!(
+        "{what:<42}{:>11}{:>11}{:>11}{:>13}",
+        "p50 ms, 1", "CPU ms, 1", "CPU ms, 64", "a second, 64"
+    );
+    plain("posix_spawn", || Command::new(PROGRAM))?;
+    plain("fork and exec", || {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = Command::new(PROGRAM);
+        // What `posix_spawn` cannot do has the standard library fork.
+        command.uid(rustix::process::getuid().as_raw());
+        command
+    })?;
+    let root = folder.join("bwrap");
+    std::fs::create_dir_all(&root)?;
+    if Path::new(BWRAP).exists() {
+        plain("bwrap", || bubblewrap(&root))?;
+    }
+    runtime.block_on(sandboxed(folder))
+}
+
+/// Namespaces, system folders, an exec root that may be written to, `/proc`, `/dev` and `/tmp`, as the sandbox has them.
+fn bubblewrap(root: &Path) -> Command {
+    let mut command = Command::new(BWRAP);
+    command.args(["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
+    command.args(["--hostname", "localhost", "--uid", "1000", "--gid", "1000", "--clearenv"]);
+    for system in bbb_sandbox::SYSTEM_FOLDERS {
+        match std::fs::read_link(system) {
+            Ok(target) => command.arg("--symlink").arg(target).arg(system),
+            Err(_) => command.args(["--ro-bind-try", system, system]),
+        };
+    }
+    command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]);
+    command.arg("--bind").arg(root).args(["/build", "--chdir", "/build", PROGRAM]);
+    command
+}
+
+async fn sandboxed(folder: &Path) -> Result<(), Failure> {
+    let none = Limits::default();
+    // As the worker has it; fewer than a thousand would take a control group.
+    let processes = Limits { processes: Some(4096), ..none };
+    let both = Limits { memory_bytes: Some(1 << 30), ..processes };
+    let overlay = Staging::Overlay;
     for (name, mode, staging, limits) in [
-        ("no namespaces", Mode::None, Staging::Plain, Limits::default()),
-        ("namespaces, plain exec root", Mode::Namespaces, Staging::Plain, Limits::default()),
-        ("namespaces, overlay", Mode::Namespaces, Staging::Overlay, Limits::default()),
-        ("namespaces, overlay, limits", Mode::Namespaces, Staging::Overlay, limits),
+        ("ours, no namespaces", Mode::None, Staging::Plain, none),
+        ("ours, namespaces, plain exec root", Mode::Namespaces, Staging::Plain, none),
+        ("ours, namespaces, overlay", Mode::Namespaces, overlay, none),
+        ("ours, overlay, processes limited", Mode::Namespaces, overlay, processes),
+        ("ours, overlay, memory limited too", Mode::Namespaces, overlay, both),
     ] {
         let mut config = Config::new(folder.to_owned());
         config.mode = mode;
         let sandbox = Arc::new(bbb_sandbox::start(config).await?);
-        let one = measure(&sandbox, folder, staging, limits, 1, 300).await?;
-        let many = measure(&sandbox, folder, staging, limits, 64, 2000).await?;
+        let one = measure(&sandbox, folder, staging, limits, ONE).await?;
+        let many = measure(&sandbox, folder, staging, limits, MANY).await?;
         print(name, &one, &many);
-        println!("    {}", sandbox.probe());
     }
     Ok(())
+}
+
+/// How many runs, and how many of them at once.
+#[derive(Clone, Copy)]
+struct Load {
+    width: usize,
+    count: usize,
 }
 
 struct Figures {
@@ -57,7 +124,7 @@ struct Figures {
 fn print(name: &str, one: &Figures, many: &Figures) {
     let ms = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1000.0);
     println!(
-        "{name:<34}{:>14}{:>14}{:>14}   ({:.0} a second)",
+        "{name:<42}{:>11}{:>11}{:>11}{:>13.0}",
         ms(one.p50),
         ms(one.cpu),
         ms(many.cpu),
@@ -65,20 +132,34 @@ fn print(name: &str, one: &Figures, many: &Figures) {
     );
 }
 
-fn plain() -> Result<(), Failure> {
-    let run = |count: usize| -> Result<Figures, Failure> {
-        let mut times = Vec::new();
+/// Measures a command that is started by the standard library.
+fn plain(name: &str, command: impl Fn() -> Command + Sync) -> Result<(), Failure> {
+    let run = |load: Load| -> Result<Figures, Failure> {
+        let next = AtomicUsize::new(0);
+        let lane = || -> std::io::Result<Vec<Duration>> {
+            let mut times = Vec::new();
+            while next.fetch_add(1, Ordering::Relaxed) < load.count {
+                let begin = Instant::now();
+                if !command().env_clear().env("PATH", "/usr/bin:/bin").status()?.success() {
+                    return Err(std::io::Error::other("the command failed"));
+                }
+                times.push(begin.elapsed());
+            }
+            Ok(times)
+        };
         let (used, start) = (cpu(None)?, Instant::now());
-        for _ in 0..count {
-            let begin = Instant::now();
-            std::process::Command::new("/bin/true").env_clear().status()?;
-            times.push(begin.elapsed());
-        }
-        Ok(figures(times, cpu(None)? - used, start.elapsed()))
+        let times = std::thread::scope(|scope| {
+            let lanes: Vec<_> = (0..load.width).map(|_| scope.spawn(lane)).collect();
+            let times = lanes.into_iter().map(|lane| {
+                lane.join().map_err(|_| std::io::Error::other("a lane panicked")).flatten()
+            });
+            times.collect::<std::io::Result<Vec<_>>>()
+        })?;
+        Ok(figures(times.concat(), cpu(None)? - used, start.elapsed()))
     };
-    run(50)?;
-    let figures = run(500)?;
-    print("fork and exec by std", &figures, &figures);
+    run(Load { width: 1, count: 20 })?;
+    let (one, many) = (run(ONE)?, run(MANY)?);
+    print(name, &one, &many);
     Ok(())
 }
 
@@ -87,9 +168,9 @@ async fn measure(
     folder: &Path,
     staging: Staging,
     limits: Limits,
-    width: usize,
-    count: usize,
+    load: Load,
 ) -> Result<Figures, Failure> {
+    let Load { width, count } = load;
     // Staged beforehand: the folders are not what is measured.
     let requests = (0..count + 20)
         .map(|number| stage(&folder.join(format!("{width}-{number}")), folder, staging, limits))
@@ -150,7 +231,7 @@ fn stage(folder: &Path, base: &Path, staging: Staging, limits: Limits) -> Result
         }
     };
     let (tmp, stdout, stderr) = (folder.join("tmp"), folder.join("stdout"), folder.join("stderr"));
-    let mut request = Request::new(vec!["/bin/true".into()], root, tmp, stdout, stderr);
+    let mut request = Request::new(vec![PROGRAM.into()], root, tmp, stdout, stderr);
     request.limits = limits;
     Ok(request)
 }

@@ -137,7 +137,7 @@ pub enum Staging {
 pub struct Limits {
     /// Memory of all processes together, in bytes, page cache included.
     pub memory_bytes: Option<u64>,
-    /// Processes and threads at one time.
+    /// Processes and threads at one time. From 1,000 on it may be kept to within some hundreds.
     pub processes: Option<u32>,
     /// Share of processors, in thousandths of one.
     pub cpu_thousandths: Option<u32>,

@@ -46,7 +46,8 @@ pub struct Settings {
     /// How many emptied folders wait for their next action, which is then spared making one; with namespaces
     /// only.
     pub spare_folders: usize,
-    /// What one action may take.
+    /// What one action may take; the memory and the processors that it asks for are upper bounds too, where control groups can keep
+    /// them.
     pub limits: Limits,
     /// Whether all actions see the host's network; else those with the platform property `network=on`.
     pub network: bool,
@@ -88,6 +89,10 @@ const STAGED_BYTES: u64 = 64 << 20;
 /// About as many as most machines run actions at a time.
 const SPARE_FOLDERS: usize = 64;
 
+/// As many processes and threads as one action may have: several times what the largest tests start, and few enough for the machine to live
+/// with.
+const PROCESSES: u32 = 4096;
+
 impl Settings {
     /// The usual settings.
     pub fn new(worker: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
@@ -99,7 +104,7 @@ impl Settings {
             shared_nodes: SHARED_NODES,
             staged_bytes: STAGED_BYTES,
             spare_folders: SPARE_FOLDERS,
-            limits: Limits::default(),
+            limits: Limits { processes: Some(PROCESSES), ..Limits::default() },
             network: false,
             input_root: None,
             keep: Keep::None,

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bbb_reapi::{Invalid, Properties};
-use bbb_sandbox::{DEFAULT_MOUNT_POINT, Exit, Limits, Mode, Request, Sandbox};
+use bbb_sandbox::{
+    DEFAULT_MOUNT_POINT, Enforced, Enforcement, Exit, Limits, Mode, Request, Sandbox,
+};
+use bbb_scheduler::Demand;
 
 use crate::{error::Error, fullness, renewal::Part, stage::Prepared};
 
@@ -42,6 +45,7 @@ impl Prepared {
     ) -> Result<Ran, Error> {
         let platform = &self.lease.platform;
         let mount_point = mount_point(platform, input_root, sandbox.probe().mode)?;
+        let limits = bounded(limits, self.lease.task.submission.demand, sandbox.probe().limits);
         let command = &self.lease.command;
         let network = network || platform.get(NETWORK) == Some("on");
         if network {
@@ -81,6 +85,21 @@ impl Prepared {
             }
             Ok(Err(error)) => Err(Error::fault("run the command", error)),
         }
+    }
+}
+
+/// What a command may take: no more than it asked for, where that can be kept for all of its processes together. A bound for each process alone would hit
+/// those that reserve more than they use.
+fn bounded(limits: Limits, demand: Demand, kept: Enforcement) -> Limits {
+    let lower = |limit: Option<u64>, asked: u64, kept: Enforced| match kept {
+        Enforced::Action if asked > 0 => Some(limit.map_or(asked, |limit| limit.min(asked))),
+        _ => limit,
+    };
+    let thousandths = lower(limits.cpu_thousandths.map(u64::from), demand.millicpus, kept.cpu);
+    Limits {
+        memory_bytes: lower(limits.memory_bytes, demand.memory_bytes, kept.memory),
+        cpu_thousandths: thousandths.map(|share| u32::try_from(share).unwrap_or(u32::MAX)),
+        ..limits
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Given {
     pub(crate) group: Option<Group>,
     /// A network that was used before; without it, a new one is made.
     pub(crate) network: Option<OwnedFd>,
+    /// The highest id of a process of it.
+    pub(crate) highest_id: Option<u32>,
 }
 
 /// Runs `order` to its end.
@@ -75,7 +77,7 @@ fn prepare(order: Order, stage: &Stage, given: Given) -> Result<Prepared, Fault>
     rustix::process::set_parent_process_death_signal(Some(death)).during(Step::DeathSignal)?;
     stage.check_launcher()?;
     let Isolated { streams, folder, filter, network } = match &stage.template {
-        Some(template) => isolate(&order, template, stage, given.network)?,
+        Some(template) => isolate(&order, template, stage, given.network, given.highest_id)?,
         None => {
             rustix::process::setsid().during(Step::Spawn)?;
             rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
@@ -108,13 +110,14 @@ fn isolate(
     template: &Template,
     stage: &Stage,
     network: Option<OwnedFd>,
+    highest_id: Option<u32>,
 ) -> Result<Isolated, Fault> {
     sys::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS, Step::Namespaces)?;
     let network = if order.network { None } else { Some(stage.networks.enter(network)?) };
     rustix::system::sethostname(HOST_NAME).during(Step::HostName)?;
     let streams =
         Streams::open(&template.locate(&order.stdout)?, &template.locate(&order.stderr)?)?;
-    mounts::add(order, template, stage.shared_memory_bytes)?;
+    mounts::add(order, template, stage.shared_memory_bytes, highest_id)?;
     let filter = Some(seccomp::filter());
     Ok(Isolated { streams, folder: order.mount_point.clone(), filter, network })
 }

@@ -15,6 +15,7 @@ mod identity;
 mod init;
 pub(crate) mod mounts;
 mod network;
+mod processes;
 mod seccomp;
 mod template;
 mod tree;
@@ -37,6 +38,7 @@ use crate::sys::{self, Forked};
 use crate::wire::{self, Wire};
 use groups::{Group, Groups, Kept};
 use network::Networks;
+use processes::Ids;
 use template::Template;
 
 /// The hidden first argument with which a binary becomes a launcher.
@@ -73,6 +75,8 @@ pub(crate) struct Stage {
     pub(crate) networks: Networks,
     /// What control groups can limit.
     pub(crate) kept: Kept,
+    /// Bounds processes, where the kernel can do it so and there are namespaces.
+    ids: Option<Ids>,
     /// Ends when the launcher does: an init that starts just then would miss the signal of it.
     alive: OwnedFd,
     alive_here: Option<OwnedFd>,
@@ -80,6 +84,8 @@ pub(crate) struct Stage {
 
 impl Stage {
     fn new(settings: &Settings, kept: Kept) -> Result<Self, Fault> {
+        // Before the host's /proc is out of sight.
+        let ids = Ids::find().filter(|_| settings.namespaces);
         let template = if settings.namespaces {
             Some(Template::enter(settings)?)
         } else {
@@ -95,6 +101,7 @@ impl Stage {
             shared_memory_bytes: settings.shared_memory_bytes,
             networks: Networks::new()?,
             kept,
+            ids,
             alive,
             alive_here: Some(here),
         })
@@ -116,6 +123,7 @@ impl Stage {
 fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
     let reports = PipeWriter::from(reports);
     let outcome = quiet().and_then(|()| {
+        yield_memory();
         let mut calls = UnixStream::from(calls);
         let body = wire::read_body(&mut calls).during(Step::ReadSocket)?;
         let settings = match body.map(|body| Call::from_body(&body)) {
@@ -144,6 +152,22 @@ fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
             init::send(&init::failed(0, &fault), &reports);
             1
         }
+    }
+}
+
+/// How much sooner than others the processes of actions are killed when the machine runs out of memory
+/// (`oom_score_adj`, proc(5)): by half of all memory.
+const KILLED_SOONER: i32 = 500;
+
+/// Has the kernel look for what to kill among the actions first, not take the node. Whatever comes from this process is meant too, of which
+/// the largest is taken first.
+fn yield_memory() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
+    if now.is_none_or(|now: i32| now < KILLED_SOONER) {
+        // Where it cannot be had, the kernel's choice is what it is for all programs. An action can take it back unless the node has
+        // CAP_SYS_RESOURCE, and is then where it would be without this.
+        let _ = std::fs::write(FILE, KILLED_SOONER.to_string());
     }
 }
 
@@ -229,8 +253,13 @@ impl Launcher<'_> {
         }
     }
 
-    fn launch(&mut self, order: Order) {
+    fn launch(&mut self, mut order: Order) {
         let id = order.id;
+        let highest_id = (order.limits.processes.zip(self.stage.ids))
+            .and_then(|(processes, ids)| ids.highest(processes));
+        if highest_id.is_some() {
+            order.limits.processes = None;
+        }
         let namespaces = match &self.stage.template {
             None => 0,
             Some(template) => {
@@ -250,7 +279,12 @@ impl Launcher<'_> {
         match sys::fork(namespaces) {
             Ok(Forked::Child) => {
                 self.stage.alive_here = None;
-                init::run(order, &self.stage, init::Given { group, network }, self.reports)
+                init::run(
+                    order,
+                    &self.stage,
+                    init::Given { group, network, highest_id },
+                    self.reports,
+                )
             }
             Ok(Forked::Parent(pid)) => {
                 self.running.insert(pid, Running { id, group });

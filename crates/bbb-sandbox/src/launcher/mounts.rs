@@ -11,6 +11,7 @@ use std::path::{Component, Path};
 
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::processes;
 use super::template::{self, Template};
 use crate::fault::{During, Fault, Step};
 use crate::message::Order;
@@ -27,6 +28,7 @@ pub(crate) fn add(
     order: &Order,
     template: &Template,
     shared_memory_bytes: u64,
+    highest_id: Option<u32>,
 ) -> Result<(), Fault> {
     let is_whole = order.mount_point == Path::new("/");
     let point = if is_whole { Path::new(STAGE) } else { &order.mount_point };
@@ -50,6 +52,9 @@ pub(crate) fn add(
     )?;
     let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("proc", root.join("proc"), "proc", quiet, None).during(Step::MountProc)?;
+    if let Some(id) = highest_id {
+        processes::set_highest(id, &root.join("proc"))?;
+    }
     if template.is_host_root {
         protect_proc(&root.join("proc"))?;
     }

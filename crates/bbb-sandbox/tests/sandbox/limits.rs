@@ -32,6 +32,31 @@ async fn a_fork_bomb_is_bounded_and_dies() {
 }
 
 #[tokio::test]
+async fn a_high_bound_on_processes_holds_too() {
+    for rig in Rig::all().await {
+        if rig.sandbox.probe().limits.processes == Enforced::Not {
+            continue;
+        }
+        let staged = rig.stage();
+        let script = "$n = 0; while ($n < 3000) { $p = fork; last unless defined $p; if (!$p) { sleep 1000; exit } $n++ } print $n";
+        let mut request = staged.program(&rig.sandbox, &["perl", "-e", script]);
+        request.limits.processes = Some(1200);
+        let left = rig.run(&staged, request).await;
+        let made: u32 = left.stdout.parse().unwrap();
+        assert!((1000..1600).contains(&made), "{made} of 3000 {}", left.stderr);
+        assert_eq!(rig.script("echo fine").await.stdout, "fine\n");
+    }
+}
+
+#[tokio::test]
+async fn actions_yield_memory_before_the_node_does() {
+    for rig in Rig::all().await {
+        let left = rig.script("cat /proc/self/oom_score_adj").await;
+        assert!(left.stdout.trim().parse::<i32>().unwrap() >= 500, "{}", left.stdout);
+    }
+}
+
+#[tokio::test]
 async fn an_endless_fork_bomb_ends_with_its_timeout() {
     let rig = Rig::new(Mode::Namespaces).await;
     let staged = rig.stage();

@@ -3,6 +3,7 @@
 //! Those whose clients are wrong are here; what is done by commands is in `cases`, which `trial` runs in every way there is.
 
 mod cases;
+mod hogs;
 mod trial;
 
 use bbb_digest::Digest;

@@ -19,6 +19,9 @@ use prost::Message as _;
 use super::cases::{Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
 use crate::rig::{FUNCTION, Rig, Tree, command};
 
+/// Where the staged trees lie in the folder of the store.
+const TREES: &str = "scratch/actions/trees";
+
 /// The inputs of every command.
 fn tree() -> Tree {
     let sub = Tree::default().file("b", b"b\n");
@@ -158,13 +161,14 @@ impl Trial {
         for (path, seen) in &self.store {
             assert_eq!(now.get(path), Some(seen), "{after}: {} changed", path.display());
         }
-        for (path, seen) in &now {
+        for (path, seen) in now.iter().filter(|(path, _)| !self.store.contains_key(*path)) {
+            let tree = self.tree_of(path).filter(|tree| self.store.contains_key(tree));
+            assert_eq!(tree, None, "{after}: {} is new in a staged tree", path.display());
             let name = path.file_name().unwrap().to_str().unwrap();
-            let is_blob = path.components().any(|part| part.as_os_str() == "cas");
-            assert!(
-                !is_blob || name.starts_with(seen.content.hex().as_str()),
-                "{after}: {name} is {seen:?}"
-            );
+            if path.is_file() && path.components().any(|part| part.as_os_str() == "cas") {
+                let hash = seen.content.hex();
+                assert!(name.starts_with(hash.as_str()), "{after}: {name} holds {hash}");
+            }
         }
         self.store = now;
         self.next_is_right(after).await;
@@ -207,26 +211,39 @@ impl Trial {
         children.unwrap().split_whitespace().count()
     }
 
-    /// The blobs and results that the store has on disk.
+    /// The blobs and results that the store has on disk, and the trees that are staged for all actions.
     fn files(&self) -> BTreeMap<PathBuf, Seen> {
         let store = self.rig.path().join("store");
         let mut seen = BTreeMap::new();
-        let mut open = vec![store.join("cas"), store.join("ac")];
+        let mut open = vec![store.join("cas"), store.join("ac"), store.join(TREES)];
         while let Some(folder) = open.pop() {
             for entry in fs::read_dir(folder).into_iter().flatten() {
                 let path = entry.unwrap().path();
                 let metadata = fs::symlink_metadata(&path).unwrap();
-                if metadata.is_dir() {
-                    open.push(path);
-                    continue;
-                }
-                assert!(metadata.is_file(), "{} is no file", path.display());
-                let content = Digest::of(FUNCTION, &fs::read(&path).unwrap());
+                let bytes = if metadata.is_file() {
+                    fs::read(&path).unwrap()
+                } else if metadata.is_symlink() {
+                    fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+                } else {
+                    Vec::new()
+                };
+                let content = Digest::of(FUNCTION, &bytes);
                 let (mode, owner) = (metadata.mode(), (metadata.uid(), metadata.gid()));
+                if metadata.is_dir() {
+                    open.push(path.clone());
+                }
                 seen.insert(path, Seen { mode, owner, content });
             }
         }
         seen
+    }
+
+    /// The root of the staged tree that something lies in.
+    fn tree_of(&self, path: &Path) -> Option<PathBuf> {
+        let trees = self.rig.path().join("store").join(TREES);
+        let inside: PathBuf = path.strip_prefix(&trees).ok()?.components().take(2).collect();
+        let root = trees.join(inside);
+        (root != path).then_some(root)
     }
 }
 
