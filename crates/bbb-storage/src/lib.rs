@@ -41,10 +41,12 @@ pub use bucket::{
 };
 pub use cas::{Cas, CasExt};
 pub use complete::Complete;
-pub use disk::{Disk, DiskSettings, DiskStats, OpenError, Reservation, SMALL_BLOB_BYTES};
+pub use disk::{
+    Disk, DiskSettings, DiskStats, Kept, Lodger, OpenError, Reservation, SMALL_BLOB_BYTES,
+};
 pub use error::{Error, Result};
 pub use instances::{Instances, Stores};
-pub use local::{LocalFile, LocalFiles};
+pub use local::{LocalFile, LocalFiles, Lodging};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};

@@ -3,7 +3,7 @@ use std::{fmt, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bbb_digest::Digest;
 
-use crate::Result;
+use crate::{Result, disk::Lodger};
 
 /// A store whose blobs lie as files on this machine, from where they can be hard-linked.
 ///
@@ -34,4 +34,20 @@ pub trait LocalFile: Send + Sync + fmt::Debug + 'static {
     fn was_brought(&self) -> bool {
         false
     }
+}
+
+/// A store in whose folder others may keep things of their own, besides blobs: they count against its limit, and
+/// go when they were used least recently, in one order with its blobs.
+#[async_trait]
+pub trait Lodging: Send + Sync + fmt::Debug + 'static {
+    /// Takes room for something of so many bytes, counted in whole blocks and as used now; what is used least
+    /// goes for it.
+    ///
+    /// `leave` removes it when its turn has come, and blocks; it runs once at the most, off the reactor and without a
+    /// lock, and may be dropped without being run. Its bytes are free when it returns, so it must not leave the
+    /// removal to anyone else; nor wait for room, for whoever wants some waits for it. What it pins it gives back.
+    ///
+    /// # Errors
+    /// [`Error::Full`](crate::Error::Full) if there is no room and all that is stored is in use.
+    async fn take(&self, bytes: u64, leave: Box<dyn FnOnce() + Send>) -> Result<Lodger>;
 }

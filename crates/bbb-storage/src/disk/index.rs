@@ -5,11 +5,15 @@
 //!
 //! Recency is exact and one order holds for all kinds: each use stamps the entry with the next number.
 //! The heap holds one node for each entry, whose stamp may be old; a node that comes up is brought up to
-//! date first, so that the one that stays on top is the least recently used one.
+//! date first, so that the one that stays on top is the least recently used one. A pinned entry that comes up
+//! is set aside without a node until its last pin goes, and keeps its place in the order.
+
+mod lodgers;
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, binary_heap::PeekMut},
+    fmt,
     hash::{BuildHasher as _, RandomState},
 };
 
@@ -17,6 +21,8 @@ use bbb_digest::{Digest, Function};
 use hashbrown::HashTable;
 
 use super::layout::Kind;
+use lodgers::Lodgers;
+pub(super) use lodgers::{Leave, Number};
 
 /// What the file system gives a file at the least, in bytes; what files take is counted in such blocks.
 pub(super) const BLOCK_BYTES: u64 = 4096;
@@ -70,6 +76,22 @@ pub(super) struct Index {
     /// How many entries of the snapshot were taken in: the stamp of the last.
     remembered: u64,
     counts: [u64; Kind::ALL.len()],
+    lodgers: Lodgers,
+}
+
+/// What is to go, with the bytes it takes: they are taken until [`Index::release`].
+#[derive(Debug)]
+pub(super) struct Victim {
+    pub(super) what: Going,
+    pub(super) bytes: u64,
+}
+
+/// Something that was taken out of the books and is still there.
+pub(super) enum Going {
+    /// The file of an entry.
+    File(Key),
+    /// A lodger, and what makes it go.
+    Lodger(Leave),
 }
 
 #[derive(Clone, Debug)]
@@ -93,6 +115,8 @@ const CHECKED: u8 = 1;
 const SEEN: u8 = 2;
 /// The entry was removed; its slot waits for its last pin and its node.
 const DEAD: u8 = 4;
+/// The entry came up while it was pinned, and has no node.
+const ASIDE: u8 = 8;
 
 const CHUNK_LEN: usize = 4096;
 
@@ -173,6 +197,7 @@ impl Index {
             expected_bytes: 0,
             remembered: 0,
             counts: [0; Kind::ALL.len()],
+            lodgers: Lodgers::default(),
         }
     }
 
@@ -180,7 +205,7 @@ impl Index {
         self.limit_bytes
     }
 
-    /// The bytes that entries and reservations take, those of entries that are still expected too.
+    /// The bytes that entries, lodgers and reservations take, those of entries that are still expected too.
     pub(super) const fn taken_bytes(&self) -> u64 {
         self.used_bytes.saturating_add(self.reserved_bytes).saturating_add(self.expected_bytes)
     }
@@ -213,6 +238,11 @@ impl Index {
         self.entry_mut(slot.0).stamp = clock;
     }
 
+    /// The key of an entry that is pinned, removed or not.
+    pub(super) fn pinned_key(&self, slot: Slot) -> Option<Key> {
+        self.entry(slot.0).key()
+    }
+
     /// Keeps an entry from eviction until [`Self::unpin`].
     pub(super) fn pin(&mut self, slot: Slot) {
         self.entry_mut(slot.0).pins += 1;
@@ -222,6 +252,15 @@ impl Index {
     pub(super) fn unpin(&mut self, slot: Slot) {
         let entry = self.entry_mut(slot.0);
         entry.pins = entry.pins.saturating_sub(1);
+        if entry.pins > 0 || entry.flags & ASIDE == 0 {
+            return;
+        }
+        entry.flags &= !ASIDE;
+        let (stamp, is_dead) = (entry.stamp, entry.flags & DEAD != 0);
+        match is_dead {
+            true => self.free.push(slot.0),
+            false => self.order.push(Reverse((stamp, slot.0))),
+        }
     }
 
     /// Takes in an entry as the one used last, or renews it. `size_bytes` is that of its file.
@@ -249,7 +288,7 @@ impl Index {
         let before = entry.charge();
         entry.blocks = blocks;
         entry.stamp = entry.stamp.max(stamp);
-        entry.flags = SEEN | if checked { CHECKED } else { 0 };
+        entry.flags = entry.flags & ASIDE | SEEN | if checked { CHECKED } else { 0 };
         let after = entry.charge();
         self.used_bytes = self.used_bytes - before + after;
         Slot(slot)
@@ -305,7 +344,7 @@ impl Index {
     /// Marks whether an entry's file is as expected.
     pub(super) fn set_checked(&mut self, slot: Slot, checked: bool) {
         let entry = self.entry_mut(slot.0);
-        entry.flags = entry.flags & DEAD | SEEN | if checked { CHECKED } else { 0 };
+        entry.flags = entry.flags & (DEAD | ASIDE) | SEEN | if checked { CHECKED } else { 0 };
     }
 
     /// Whether the walk has met the file, or it was looked at since.
@@ -317,46 +356,46 @@ impl Index {
     pub(super) fn remove(&mut self, key: &Key) -> bool {
         let Some(Known { slot: Slot(slot), .. }) = self.find(key) else { return false };
         self.unlink(slot, key);
-        self.entry_mut(slot).flags = DEAD;
+        let entry = self.entry_mut(slot);
+        entry.flags = entry.flags & ASIDE | DEAD;
         true
     }
 
-    /// Takes the least recently used entry out that is not pinned. Its bytes are taken until
-    /// [`Self::release`], since its file is still there.
-    ///
-    /// Pinned entries that come up count as used now; `until` is the clock's reading at the beginning of
-    /// a round, past which all that is left is pinned.
-    pub(super) fn take_victim(&mut self, until: u64) -> Option<(Key, u64)> {
+    /// Takes out what was used least recently and is not in use. Its bytes are taken until [`Self::release`],
+    /// since it is still there.
+    pub(super) fn take_victim(&mut self) -> Option<Victim> {
+        let entry = self.oldest_entry();
+        let lodger = self.lodgers.oldest();
+        if lodger.is_some_and(|lodger| entry.is_none_or(|(stamp, _)| lodger < stamp)) {
+            let (leave, bytes) = self.take_lodger()?;
+            return Some(Victim { what: Going::Lodger(leave), bytes });
+        }
+        let (_, slot) = entry?;
+        self.order.pop();
+        let (key, bytes) = (self.entry(slot).key()?, self.entry(slot).charge());
+        self.unlink(slot, &key);
+        self.free.push(slot);
+        self.reserved_bytes += bytes;
+        Some(Victim { what: Going::File(key), bytes })
+    }
+
+    /// Brings the entry to the top of the heap that goes first: its stamp and its slot.
+    fn oldest_entry(&mut self) -> Option<(u64, u32)> {
         loop {
-            let next = self.clock + 1;
             let mut top = self.order.peek_mut()?;
             let Reverse((stamp, slot)) = *top;
-            if stamp > until {
-                return None;
-            }
             let entry = &mut self.entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN];
             if entry.stamp != stamp {
                 *top = Reverse((entry.stamp, slot));
-                continue;
-            }
-            if entry.pins > 0 {
-                entry.stamp = next;
-                *top = Reverse((next, slot));
-                self.clock = next;
-                continue;
-            }
-            if entry.flags & DEAD != 0 {
+            } else if entry.pins > 0 {
+                entry.flags |= ASIDE;
+                PeekMut::pop(top);
+            } else if entry.flags & DEAD != 0 {
                 PeekMut::pop(top);
                 self.free.push(slot);
-                continue;
+            } else {
+                return Some((stamp, slot));
             }
-            let (key, bytes) = (entry.key(), entry.charge());
-            PeekMut::pop(top);
-            let Some(key) = key else { continue };
-            self.unlink(slot, &key);
-            self.free.push(slot);
-            self.reserved_bytes += bytes;
-            return Some((key, bytes));
         }
     }
 
@@ -431,6 +470,15 @@ impl Index {
 
     fn entry_mut(&mut self, slot: u32) -> &mut Entry {
         &mut self.entries[slot as usize / CHUNK_LEN][slot as usize % CHUNK_LEN]
+    }
+}
+
+impl fmt::Debug for Going {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(key) => f.debug_tuple("File").field(key).finish(),
+            Self::Lodger(_) => f.write_str("Lodger"),
+        }
     }
 }
 

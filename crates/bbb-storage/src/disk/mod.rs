@@ -10,7 +10,8 @@
 //! be hashed once more.
 //!
 //! The room knows nothing of what blobs mean. `layout` makes every path, `index` keeps the books, `state`
-//! opens the folder, `room` makes room; `blobs` and `results` are the seams' two views of one instance.
+//! opens the folder, `room` makes room; `blobs` and `results` are the seams' two views of one instance, `lodgers`
+//! is that of things which others keep in the folder.
 
 mod blobs;
 mod file;
@@ -19,6 +20,7 @@ mod index;
 mod layout;
 mod links;
 mod load;
+mod lodgers;
 mod read;
 mod results;
 mod room;
@@ -47,7 +49,9 @@ use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use crate::{ActionCache, ActionResult, Cas, Error, LocalFiles, Result, blocking::blocking};
+use crate::{
+    ActionCache, ActionResult, Cas, Error, LocalFiles, Lodging, Result, blocking::blocking,
+};
 use index::{Index, InstanceId};
 use layout::{Kind, Layout};
 use load::{LastSession, Loading};
@@ -56,6 +60,7 @@ use view::{Segments, View};
 
 pub(crate) use file::open as open_stored;
 pub(crate) use growing::Spool;
+pub use lodgers::{Kept, Lodger};
 pub(crate) use results::{decode as decode_result, encode as encode_result};
 pub use room::Reservation;
 pub use state::OpenError;
@@ -136,6 +141,10 @@ pub struct DiskStats {
     pub results: u64,
     /// Copies of blobs that may be executed.
     pub executables: u64,
+    /// What others keep in the folder.
+    pub lodgers: u64,
+    /// The bytes that that takes.
+    pub lodged_bytes: u64,
     /// Whether everything that lies in the folder is known by now.
     pub is_complete: bool,
     /// Reads of blobs and results that were there, since the store was opened.
@@ -240,6 +249,11 @@ impl Disk {
         Arc::new(links::Links(View::new(self, instance)))
     }
 
+    /// The store as one that others may keep things with.
+    pub fn lodging(self: &Arc<Self>) -> Arc<dyn Lodging> {
+        Arc::new(lodgers::House(Arc::clone(self)))
+    }
+
     /// A folder on the same file system for whatever wants to link to blobs or hand files over. It was
     /// empty when the store was opened. Account for what lies there by [`Self::reserve`].
     pub fn scratch(&self) -> PathBuf {
@@ -260,12 +274,15 @@ impl Disk {
     pub fn stats(&self) -> DiskStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let index = self.index();
+        let (lodgers, lodged_bytes) = index.lodgers();
         DiskStats {
             taken_bytes: index.taken_bytes(),
             limit_bytes: index.limit_bytes(),
             blobs: index.count(Kind::Blob),
             results: index.count(Kind::Result),
             executables: index.count(Kind::Executable),
+            lodgers,
+            lodged_bytes,
             is_complete: self.is_complete(),
             hits: load(&self.counters.hits),
             misses: load(&self.counters.misses),

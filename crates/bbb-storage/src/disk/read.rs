@@ -1,6 +1,7 @@
 //! Reading: at once where the kernel has it in memory, else on a thread that may wait.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::{self, IoSliceMut},
     os::unix::fs::FileExt as _,
@@ -34,15 +35,35 @@ pub(super) enum Opened {
 }
 
 /// Keeps an entry from eviction until dropped.
-#[derive(Debug)]
 pub(super) struct Pin {
     disk: Arc<Disk>,
     slot: Slot,
 }
 
+impl Pin {
+    /// The store of the entry.
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// The entry's key.
+    pub(super) fn key(&self) -> Result<Key> {
+        let key = self.disk.index().pinned_key(self.slot);
+        key.ok_or_else(|| {
+            Error::unavailable("naming a pinned file", io::ErrorKind::NotFound.into())
+        })
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         self.disk.index().unpin(self.slot);
+    }
+}
+
+impl fmt::Debug for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pin").field(&self.slot).finish()
     }
 }
 

@@ -1,6 +1,10 @@
 //! Room: reservations, and the eviction that makes some.
 
-use std::{fs, sync::Arc, sync::atomic::Ordering};
+use std::{
+    fs,
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, atomic::Ordering},
+};
 
 use bbb_lifecycle::Stop;
 
@@ -8,11 +12,11 @@ use crate::{Error, Result};
 
 use super::{
     Disk, blocking,
-    index::{Key, charge},
+    index::{Going, Key, Leave, Victim, charge},
     view::is_absent,
 };
 
-/// How many entries are taken out of the index at a time before their files go.
+/// How much is taken out of the index at a time before it goes.
 const VICTIMS_AT_ONCE: usize = 64;
 
 /// Eviction behind starts when less than this part of the limit is free...
@@ -137,42 +141,64 @@ impl Disk {
             if victims.is_empty() {
                 return freed;
             }
-            freed += self.remove_victims(&victims);
+            freed += self.remove_victims(victims);
         }
     }
 
-    /// Takes some entries out of the index, with the bytes they take. Their files are still there.
-    pub(super) fn take_victims(&self, target_bytes: u64) -> Vec<(Key, u64)> {
+    /// Takes some of what is to go out of the index, with the bytes it takes. It is still there.
+    pub(super) fn take_victims(&self, target_bytes: u64) -> Vec<Victim> {
         let mut index = self.index();
-        let (now, mut taken) = (index.now(), index.taken_bytes());
-        std::iter::from_fn(|| {
-            let (key, bytes) = (taken > target_bytes).then(|| index.take_victim(now))??;
-            taken -= bytes.min(taken);
-            Some((key, bytes))
-        })
-        .take(VICTIMS_AT_ONCE)
-        .collect()
+        let mut taken = index.taken_bytes();
+        let mut victims: Vec<Victim> = Vec::new();
+        // With a lodger goes what it pins, which may be older than all that would come next.
+        let is_lodger = |victim: &Victim| matches!(victim.what, Going::Lodger(_));
+        while taken > target_bytes
+            && victims.len() < VICTIMS_AT_ONCE
+            && !victims.last().is_some_and(is_lodger)
+            && let Some(victim) = index.take_victim()
+        {
+            taken -= victim.bytes.min(taken);
+            victims.push(victim);
+        }
+        victims
     }
 
-    /// Removes the files of entries that were taken out. Returns how many bytes that freed.
-    pub(super) fn remove_victims(&self, victims: &[(Key, u64)]) -> u64 {
-        for (key, bytes) in victims {
-            let path = self.path(key);
-            let _gate = self.gate(key.digest);
-            // Whoever stored it again meanwhile has put a file in the same place, which stays.
-            let is_back = self.index().find(key).is_some();
-            let removed = if is_back { Ok(()) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if !is_absent(&error) => {
-                    tracing::error!(path = %path.display(), %error, "cannot evict a file");
-                }
-                _ => {}
+    /// Removes what was taken out. Returns how many bytes that freed.
+    pub(super) fn remove_victims(&self, victims: Vec<Victim>) -> u64 {
+        let mut freed = 0;
+        for Victim { what, bytes } in victims {
+            match what {
+                Going::File(key) => self.remove_evicted(&key, bytes),
+                Going::Lodger(leave) => self.see_off(leave, bytes),
             }
-            self.index().release(*bytes);
-            self.forget_in_memory(key);
             self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+            freed += bytes;
         }
-        victims.iter().map(|(_, bytes)| bytes).sum()
+        freed
+    }
+
+    fn remove_evicted(&self, key: &Key, bytes: u64) {
+        let path = self.path(key);
+        let _gate = self.gate(key.digest);
+        // Whoever stored it again meanwhile has put a file in the same place, which stays.
+        let is_back = self.index().find(key).is_some();
+        let removed = if is_back { Ok(()) } else { fs::remove_file(&path) };
+        match removed {
+            Err(error) if !is_absent(&error) => {
+                tracing::error!(path = %path.display(), %error, "cannot evict a file");
+            }
+            _ => {}
+        }
+        self.index().release(bytes);
+        self.forget_in_memory(key);
+    }
+
+    fn see_off(&self, leave: Leave, bytes: u64) {
+        // It is somebody else's code; whatever it does, the store goes on.
+        if panic::catch_unwind(AssertUnwindSafe(leave)).is_err() {
+            tracing::error!(bytes, "a lodger of the store panicked when it was to leave");
+        }
+        self.index().release(bytes);
     }
 
     /// Keeps some room free ahead of those who need it, until it is asked to stop.

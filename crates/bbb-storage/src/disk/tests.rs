@@ -4,6 +4,7 @@ mod crash;
 mod eviction;
 mod full;
 mod links;
+mod lodgers;
 mod trees;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};

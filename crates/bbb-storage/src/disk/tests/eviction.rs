@@ -134,7 +134,7 @@ async fn a_blob_that_comes_back_while_it_goes_is_there() {
     assert_eq!(victims.len(), 2);
     assert!(!store.is_there(back).await);
     store.cas().put(back, bytes.into()).await.unwrap();
-    store.disk.remove_victims(&victims);
+    store.disk.remove_victims(victims);
     assert!(store.is_there(back).await && store.reads(back).await);
     assert!(!store.is_there(gone).await && !store.path(Kind::Blob, gone).exists());
     assert_eq!(store.disk.stats().taken_bytes, index::charge(70_000));
@@ -223,7 +223,7 @@ async fn run(ops: Vec<Op>) {
     let mut used: Vec<Digest> = Vec::new();
     let mut sizes = std::collections::HashMap::new();
     let mut pins = Vec::new();
-    // What is in use when its turn comes counts as used then, so that the order is no longer ours alone.
+    // What was in use when its turn came is still there, whatever went since.
     let mut was_pinned = false;
     for op in ops {
         was_pinned |= matches!(op, Op::Pin(_));
