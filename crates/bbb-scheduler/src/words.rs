@@ -242,7 +242,7 @@ pub enum FromWorker {
 /// What it took to have the inputs of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Staged {
-    /// The bytes of all of its input files.
+    /// The bytes of all of its input files, those that are equal counted each.
     pub needed_bytes: u64,
     /// How many of them were not there.
     pub fetched_bytes: u64,

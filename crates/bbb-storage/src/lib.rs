@@ -50,4 +50,4 @@ pub use local::{LocalFile, LocalFiles, Lodging};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};
-pub use trees::{MAX_MESSAGE_BYTES, Subtree, Totals, TreeCache, TreeError, Trees, Walk};
+pub use trees::{Found, MAX_MESSAGE_BYTES, Subtree, Totals, TreeCache, TreeError, Trees, Walk};

@@ -5,10 +5,11 @@
 //! bound is met. A folder that is as new again is given to another action, instead of being removed.
 
 use std::{
+    ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -19,6 +20,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Report,
+    bases::Held,
     error::Error,
     renewal::{Part, Parts, renew},
 };
@@ -28,6 +30,9 @@ const MAX_FOLDERS: usize = 1024;
 
 /// Where kept folders are moved, below the worker's own.
 const KEPT: &str = "kept";
+
+/// Where staged trees lie, below the worker's own; others look after them.
+pub(crate) const TREES: &str = "trees";
 
 /// Makes folders for actions, and removes them.
 #[derive(Debug)]
@@ -66,6 +71,8 @@ pub(crate) struct Folder {
     may_be_renewed: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
     place: Option<mpsc::OwnedPermit<Used>>,
+    /// What the exec root stands on: it stays as long as anything of the action lives.
+    ground: OnceLock<Held>,
     /// Keeps the slot of the action: what still lives of it holds the folder, too.
     _slot: Report,
 }
@@ -82,7 +89,7 @@ impl Cleaner {
         let mut left = Vec::new();
         for entry in fs::read_dir(&base)? {
             let entry = entry?;
-            if entry.file_name() != KEPT {
+            if ![KEPT, TREES].map(OsStr::new).contains(&&*entry.file_name()) {
                 left.push(Used { path: entry.path(), may_be_renewed: false });
             }
         }
@@ -119,6 +126,7 @@ impl Cleaner {
             is_kept: AtomicBool::new(false),
             may_be_renewed: AtomicBool::new(true),
             place: Some(place),
+            ground: OnceLock::new(),
             _slot: report.clone(),
         })
     }
@@ -158,6 +166,12 @@ impl Folder {
             }
         }
         Ok(())
+    }
+
+    /// Has a staged tree stay as long as this folder.
+    pub(crate) fn stand_on(&self, base: Held) {
+        // An action is staged once.
+        let _ = self.ground.set(base);
     }
 
     /// Where it lies.

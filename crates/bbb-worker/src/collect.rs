@@ -29,6 +29,9 @@ const MAX_NODES: usize = 1 << 20;
 /// How many folders an output may be nested in.
 const MAX_DEPTH: usize = 512;
 
+/// How long the host's path of an output may be in bytes, terminator included (`PATH_MAX`): a command can go deeper, step by step.
+const MAX_PATH_LEN: usize = 4096;
+
 /// Where an action's files are to be looked for.
 pub(crate) struct Scene<'a> {
     pub(crate) lease: &'a Lease,
@@ -145,6 +148,10 @@ impl Survey {
         }
         let properties = properties(scene.lease, entry);
         match &entry.kind {
+            Kind::File if entry.origin.path().as_os_str().len() >= MAX_PATH_LEN => {
+                self.object(format!("an output has a path of over {MAX_PATH_LEN} bytes"));
+                Ok(None)
+            }
             Kind::File => {
                 self.files.push(output_file(scene, entry));
                 let index = self.files.len() - 1;

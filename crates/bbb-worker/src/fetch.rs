@@ -7,17 +7,14 @@ use bbb_digest::Digest;
 use bbb_reapi::{Action, Command, OutputPath, Properties};
 use bbb_scheduler::Task;
 use bbb_storage::{
-    Blob, CasExt as _, Content, Encoding, LocalFile, LocalFiles, MAX_MESSAGE_BYTES, PinnedFile,
-    Stores, Wanted,
+    Blob, CasExt as _, Content, Encoding, Error as Storage, LocalFile, LocalFiles,
+    MAX_MESSAGE_BYTES, PinnedFile, Stores, TreeError, Wanted,
 };
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{
-    error::Error,
-    inputs::{InputTree, Plan},
-};
+use crate::{error::Error, inputs::InputTree};
 
 /// A task and what it says, read and checked; nothing was done for it yet.
 #[derive(Debug)]
@@ -29,7 +26,6 @@ pub(crate) struct Lease {
     /// The properties that count: the action's, else the command's (comment of `Action.platform`).
     pub(crate) platform: Properties,
     pub(crate) inputs: InputTree,
-    pub(crate) plan: Plan,
     /// Directories to be made for outputs, parents first, relative to the input root.
     pub(crate) output_parents: Vec<OutputPath>,
 }
@@ -41,29 +37,27 @@ impl Lease {
         let bytes = stores.cas.get_bytes(digest, MAX_MESSAGE_BYTES).await;
         let bytes = bytes.map_err(|error| Error::storage("read the action", error))?;
         let action = Action::decode(digest.function(), &bytes)?;
-        let (command, walk) = tokio::join!(
+        let (command, tree) = tokio::join!(
             stores.cas.get_bytes(action.command, MAX_MESSAGE_BYTES),
-            stores.trees.walk(action.input_root),
+            stores.trees.subtree(action.input_root),
         );
-        let walk = walk.map_err(|error| Error::tree("action.input_root_digest", error))?;
-        let command = match command {
-            Ok(bytes) if walk.missing.is_empty() => Command::decode(&bytes)?,
-            Ok(_) | Err(bbb_storage::Error::Missing(_)) => {
-                // Its memory may be what the next walk waits for.
-                drop(walk);
+        let (command, tree) = match (command, tree) {
+            (Ok(command), Ok(tree)) => (Command::decode(&command)?, tree),
+            (_, Err(TreeError::Storage(Storage::Missing(_))))
+            | (Err(Storage::Missing(_)), Ok(_)) => {
                 return Err(all_missing(&stores, &action).await?);
             }
-            Err(error) => return Err(Error::storage("read the command", error)),
+            (_, Err(error)) => return Err(Error::tree("action.input_root_digest", error)),
+            (Err(error), _) => return Err(Error::storage("read the command", error)),
         };
-        let inputs = InputTree::new(action.input_root, walk.directories)?;
+        let inputs = InputTree::new(tree)?;
         inputs.check_working_directory(&command.working_directory)?;
         let output_parents = inputs.output_parents(&command.outputs)?;
-        let plan = inputs.plan()?;
         let platform = match &action.platform {
             Some(platform) if !platform.is_empty() => platform.clone(),
             _ => command.platform.clone(),
         };
-        Ok(Self { task, stores, action, command, platform, inputs, plan, output_parents })
+        Ok(Self { task, stores, action, command, platform, inputs, output_parents })
     }
 
     /// Everything that the action needs and that is not stored, when `found` turned out not to be.
@@ -139,7 +133,6 @@ async fn pin(
     digest: Digest,
     executable: bool,
 ) -> Result<Option<Arc<dyn LocalFile>>, Error> {
-    use bbb_storage::Error as Storage;
     match links.pin(digest, executable).await {
         Ok(file) => Ok(Some(file)),
         Err(Storage::Missing(_) | Storage::Full { .. }) => Ok(None),

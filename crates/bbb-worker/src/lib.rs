@@ -11,19 +11,25 @@
 //!
 //! The room knows nothing of who asked, of queues, or of other workers.
 
+mod bases;
 mod cleanup;
 mod collect;
 mod error;
 mod executor;
 mod fetch;
+mod fill;
 mod fullness;
 mod inputs;
+mod kept;
+mod layer;
 mod local;
 mod outcome;
 mod place;
 mod renewal;
 mod room;
 mod run;
+#[cfg(test)]
+mod seeds;
 mod slots;
 mod stage;
 mod times;

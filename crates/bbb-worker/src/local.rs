@@ -11,12 +11,13 @@ use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
 use bbb_scheduler::{Outcome, Progress, Task};
-use bbb_storage::{Instances, LocalFiles};
+use bbb_storage::{Instances, LocalFiles, Lodging};
 use prost::Message as _;
 
 use crate::{
     Executor, Report,
-    cleanup::Cleaner,
+    bases::Bases,
+    cleanup::{Cleaner, TREES},
     error::Error,
     fetch::Lease,
     room,
@@ -38,6 +39,10 @@ pub struct Settings {
     /// How many files an input tree may have to be copied into a plain folder instead of standing below an
     /// overlay, where that is possible.
     pub copied_files: usize,
+    /// How many nodes an input tree must have to be staged for other actions, too, where that is possible.
+    pub shared_nodes: u64,
+    /// How much memory all that is known of staged trees may take, in bytes.
+    pub staged_bytes: u64,
     /// How many emptied folders wait for their next action, which is then spared making one; with namespaces
     /// only.
     pub spare_folders: usize,
@@ -74,6 +79,12 @@ const DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// Usually fewer files than an overlay costs the kernel to make for itself.
 const COPIED_FILES: usize = 8;
 
+/// To look for a tree that is staged costs about as much as to stage fewer.
+const SHARED_NODES: u64 = 64;
+
+/// Enough for 50 trees of 10,000 files.
+const STAGED_BYTES: u64 = 64 << 20;
+
 /// About as many as most machines run actions at a time.
 const SPARE_FOLDERS: usize = 64;
 
@@ -85,6 +96,8 @@ impl Settings {
             folder: folder.into(),
             download_concurrency: 10,
             copied_files: COPIED_FILES,
+            shared_nodes: SHARED_NODES,
+            staged_bytes: STAGED_BYTES,
             spare_folders: SPARE_FOLDERS,
             limits: Limits::default(),
             network: false,
@@ -103,6 +116,7 @@ pub struct Local {
     sandbox: Arc<dyn Sandbox>,
     cleaner: Cleaner,
     links: Option<LinksOf>,
+    bases: Option<Arc<Bases>>,
 }
 
 /// Tells where the blobs of an instance lie as files.
@@ -130,7 +144,7 @@ impl Local {
             Mode::None | Mode::Auto => 0,
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
-        Ok(Self { settings, instances, sandbox, cleaner, links: None })
+        Ok(Self { settings, instances, sandbox, cleaner, links: None, bases: None })
     }
 
     /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
@@ -142,6 +156,22 @@ impl Local {
     ) -> Self {
         self.links = Some(Box::new(links));
         self
+    }
+
+    /// Keeps staged trees in the store's folder, for all actions to stand above; needs links. They are removed by a task of
+    /// `tasks`.
+    ///
+    /// # Errors
+    /// If a folder for them cannot be made or read.
+    pub fn keeping_trees(
+        mut self,
+        lodging: Arc<dyn Lodging>,
+        tasks: &TaskGroup,
+    ) -> io::Result<Self> {
+        let folder = self.settings.folder.join(TREES);
+        let (min_nodes, memory_bytes) = (self.settings.shared_nodes, self.settings.staged_bytes);
+        self.bases = Some(Bases::start(folder, lodging, min_nodes, memory_bytes, tasks)?);
+        Ok(self)
     }
 
     /// The way of a task from stage to stage.
@@ -161,6 +191,7 @@ impl Local {
                 copied_files: settings.copied_files,
                 concurrency: settings.download_concurrency,
                 links: links.as_deref(),
+                bases: self.bases.as_ref(),
             };
             Prepared::stage(lease, folder, staging).await
         })

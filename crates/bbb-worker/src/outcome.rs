@@ -1,7 +1,7 @@
 //! The last stage: the outputs are stored, and the result is cached where it may be and encoded for whoever
 //! asked.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use bbb_reapi::{
     ToProto as _,
@@ -75,7 +75,10 @@ impl Ran {
         if status.code == Code::Ok as i32 && result.exit_code == 0 && !lease.action.do_not_cache {
             cache(&ran, &result).await?;
         }
-        let kept = keeps.then(|| folder.keep());
+        let kept = match keeps {
+            true => Some(ran.keep().await?),
+            false => None,
+        };
         let message = ran.message(survey.notes, kept);
         let response = reapi::ExecuteResponse {
             result: Some(result),
@@ -113,7 +116,7 @@ impl Ran {
     }
 
     /// What helps people, a sentence a line.
-    fn message(&self, mut notes: Vec<String>, kept: Option<&Path>) -> String {
+    fn message(&self, mut notes: Vec<String>, kept: Option<PathBuf>) -> String {
         /// How many notes are given; an action can leave any number of sockets.
         const MAX_NOTES: usize = 20;
         if notes.len() > MAX_NOTES {

@@ -16,7 +16,7 @@ use std::{
 
 use bbb_reapi::NodeProperties;
 use rustix::{
-    fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT},
     io::Errno,
 };
 
@@ -86,6 +86,27 @@ impl Place {
         match properties.mtime {
             Some(mtime) => set_mtime(directory, name, mtime),
             None => Ok(()),
+        }
+    }
+
+    /// Makes a whiteout: above another layer of an overlay it says that there is nothing of this name. A link to one that
+    /// is there costs a file system far less than a new one.
+    pub(crate) fn make_whiteout(
+        &mut self,
+        directory: &str,
+        name: &str,
+        like: Option<&Path>,
+    ) -> io::Result<()> {
+        let directory = self.directory(directory)?;
+        let link = |from| rustix::fs::linkat(CWD, from, directory, name, AtFlags::empty());
+        match like.map(link) {
+            Some(Ok(())) => Ok(()),
+            // It may have all the links that it may have.
+            Some(Err(_)) | None => {
+                // The device 0:0, which anybody may make (Linux 5.8).
+                let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+                Ok(rustix::fs::mknodat(directory, name, kind, mode, 0)?)
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct MemorySplit {
     pub(crate) blobs_bytes: u64,
     /// Trees, those that are kept and those that are being read.
     pub(crate) trees_bytes: u64,
+    /// What is remembered of trees that are staged for actions to share.
+    pub(crate) staged_bytes: u64,
     /// Blobs on their way from the bucket to the disk.
     pub(crate) fetches_bytes: u64,
     /// Blobs on their way from other nodes to the disk.
@@ -33,12 +35,13 @@ pub(crate) struct MemorySplit {
 
 /// A node with the embedded store alone.
 const EMBEDDED: MemorySplit = MemorySplit {
-    requests_bytes: 12,
+    requests_bytes: 11,
     node_requests_bytes: 0,
     uploads_bytes: 6,
     windows_bytes: 4,
     blobs_bytes: 6,
     trees_bytes: 4,
+    staged_bytes: 1,
     fetches_bytes: 0,
     peers_bytes: 0,
     hints_bytes: 0,
@@ -52,8 +55,9 @@ const WITH_BUCKET: MemorySplit = MemorySplit {
     node_requests_bytes: 1,
     uploads_bytes: 4,
     windows_bytes: 4,
-    blobs_bytes: 4,
+    blobs_bytes: 3,
     trees_bytes: 2,
+    staged_bytes: 1,
     fetches_bytes: 2,
     peers_bytes: 1,
     hints_bytes: 1,
@@ -82,6 +86,7 @@ impl MemorySplit {
             windows_bytes: self.windows_bytes * part,
             blobs_bytes: self.blobs_bytes * part,
             trees_bytes: self.trees_bytes * part,
+            staged_bytes: self.staged_bytes * part,
             fetches_bytes: self.fetches_bytes * part,
             peers_bytes: self.peers_bytes * part,
             hints_bytes: self.hints_bytes * part,
@@ -98,6 +103,7 @@ impl MemorySplit {
             + self.windows_bytes
             + self.blobs_bytes
             + self.trees_bytes
+            + self.staged_bytes
             + self.fetches_bytes
             + self.peers_bytes
             + self.hints_bytes

@@ -148,7 +148,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let dispatch = work.dispatch();
     if settings.worker_slots > 0 {
-        start_worker(&settings, &disk, storage.clone(), &instances, &dispatch, &groups).await?;
+        let storage = storage.clone();
+        start_worker(&settings, memory, &disk, storage, &instances, &dispatch, &groups).await?;
     }
     // Now that the sandbox has started: actions are to have the usual limit.
     open_files::raise_limit();
@@ -333,6 +334,7 @@ fn instances(storage: &Storage, memory: MemorySplit) -> Arc<Instances> {
 /// Starts the sandbox and a worker with its slots, and attaches them to the scheduler.
 async fn start_worker(
     settings: &Settings,
+    memory: MemorySplit,
     disk: &Arc<Disk>,
     storage: Storage,
     instances: &Arc<Instances>,
@@ -353,6 +355,7 @@ async fn start_worker(
     tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));
     let mut worker = bbb_worker::Settings::new(&settings.node_name, folder);
     worker.download_concurrency = settings.download_concurrency;
+    worker.staged_bytes = memory.staged_bytes;
     worker.network = settings.sandbox_network;
     worker.input_root = (settings.platform.iter())
         .find(|(name, _)| name == "InputRootAbsolutePath")
@@ -364,7 +367,9 @@ async fn start_worker(
     };
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
         .context("cannot set up the worker")?
-        .linking(move |instance| storage.local_files(instance));
+        .linking(move |instance| storage.local_files(instance))
+        .keeping_trees(disk.lodging(), &groups.cleaning)
+        .context("cannot make a folder for staged trees (--cache_dir)")?;
     Slots::new(offer(settings)?, Arc::clone(dispatch), Arc::new(local))
         .draining_for(settings.drain_timeout)
         .start(&groups.worker);

@@ -4,9 +4,12 @@
 
 # Actions of the load that is measured.
 length_ms=1500
-# What a fault may cost beyond the work that it lost, and beyond what an action takes on this machine when nothing is broken. The aim is
-# 5000, and idle cores keep it; BBB_DELAY_MS holds the cluster to that. Busy ones get half as much again.
-delay_bound_ms=${BBB_DELAY_MS:-7500}
+# What a fault may cost beyond the work that it lost, and beyond what an action takes on this machine when nothing is broken: the aim,
+# which the median keeps on busy cores too.
+delay_aim_ms=${BBB_DELAY_MS:-5000}
+# What the worst may cost. Faults that meet a cluster that is just getting over another one cost both; nothing else does, but what hangs or is lost
+# once more.
+delay_bound_ms=$((3 * delay_aim_ms))
 
 # Undisturbed: all three nodes work.
 shared() {
@@ -107,12 +110,15 @@ what_they_cost() {
   check "faults: no action of the load failed" says "$work/faults.notes" ' failures=0'
   stopwatch cost --notes="$work/faults.notes" --faults="$work/faults" --length_ms=$length_ms >"$work/costs"
   sed 's/^/    /' "$work/costs"
-  undisturbed=$(sed -nE 's/delay_ms=([0-9]+) .* fault=nothing$/\1/p' "$work/costs")
-  while read -r line; do
-    check "faults: ${line#*fault=} costs little" below "$(sed -E 's/delay_ms=([0-9]+) .*/\1/' <<<"$line")" $((delay_bound_ms + undisturbed))
-  done < <(grep -v 'fault=nothing$' "$work/costs")
   check "faults: that were eleven" equal "$(wc -l <"$work/costs")" 12
+  undisturbed=$(delays ' fault=nothing$')
+  check "faults: half of them cost little" below "$(delays -v ' fault=nothing$' | sort -n | sed -n 6p)" $((delay_aim_ms + undisturbed))
+  while read -r line; do
+    check "faults: ${line#*fault=} is got over" below "$(sed -E 's/delay_ms=([0-9]+) .*/\1/' <<<"$line")" $((delay_bound_ms + undisturbed))
+  done < <(grep -v ' fault=nothing$' "$work/costs")
 }
+# delays GREP...: the delays of those costs that grep finds.
+delays() { grep "$@" "$work/costs" | sed -E 's/delay_ms=([0-9]+) .*/\1/'; }
 
 # Each node is told to end in turn, while a build and a load run: no action runs twice, none is lost.
 drains() {

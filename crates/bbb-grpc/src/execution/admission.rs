@@ -9,7 +9,7 @@ use bbb_reapi::{
     requested_function, required_digest,
 };
 use bbb_scheduler::{ActionKey, InputPart, Platform, Submission, is_steering};
-use bbb_storage::{CasExt as _, Error, Instances, Stores, TreeError};
+use bbb_storage::{CasExt as _, Error, Found, Instances, Stores};
 use bytes::Bytes;
 use tonic::Status;
 
@@ -141,16 +141,12 @@ async fn read(stores: &Stores, instance: &InstanceName, digest: Digest) -> Resul
         return Ok(Read::Missing(vec![digest]));
     };
     let action = Action::decode(digest.function(), &bytes).map_err(|error| error.into_status())?;
-    let tree = async {
-        let walk = stores.trees.walk(action.input_root).await?;
-        let missing = stores.trees.missing_of(&walk).await?;
-        let inputs = parts(instance, action.input_root, &walk);
-        // Its memory may be what others wait for.
-        drop(walk);
-        Ok::<_, TreeError>((missing, inputs))
+    let (command, tree) =
+        futures::join!(message(stores, action.command), stores.trees.find(action.input_root));
+    let (inputs, mut missing) = match tree.map_err(|error| error.into_status())? {
+        Found::Whole(tree) => (parts(instance, &tree), Vec::new()),
+        Found::Missing(missing) => (Arc::default(), missing),
     };
-    let (command, tree) = futures::join!(message(stores, action.command), tree);
-    let (mut missing, inputs) = tree.map_err(|error| error.into_status())?;
     let command = match command? {
         Some(bytes) => Some(Command::decode(&bytes).map_err(|error| error.into_status())?),
         None => {

@@ -1,93 +1,50 @@
-//! The parts of an input tree that are worth being near to, out of the walk that has been over it.
+//! The parts of an input tree that are worth being near to.
 
 use std::{
-    collections::{BinaryHeap, HashMap, HashSet},
+    collections::{BinaryHeap, HashMap},
     sync::Arc,
 };
 
 use bbb_digest::{Digest, InstanceName};
-use bbb_reapi::Directory;
 use bbb_scheduler::{InputPart, MAX_INPUT_PARTS};
-use bbb_storage::Walk;
+use bbb_storage::Subtree;
 
 /// A part of fewer bytes is fetched in no time. So trees that small actions have are not looked at further.
 const MIN_PART_BYTES: u64 = 64 << 10;
 
-/// The weightiest parts of the tree at `root`, which was walked.
+/// The weightiest parts of a tree.
 ///
 /// The whole tree changes with each action, and what is large in it seldom does. So the weightiest part is divided into
 /// the directories in it, and then the weightiest of all, until there are as many as can be named. What a divided part
-/// holds besides is a part as well.
-pub(super) fn parts(instance: &InstanceName, root: Digest, walk: &Walk) -> Arc<[InputPart]> {
-    let all = walk.directories.iter().map(|(_, directory)| own_bytes(directory));
-    if all.fold(0, u64::saturating_add) < MIN_PART_BYTES {
+/// holds besides is a part as well. What stands at several places counts at each.
+pub(super) fn parts(instance: &InstanceName, tree: &Arc<Subtree>) -> Arc<[InputPart]> {
+    if tree.totals().bytes < MIN_PART_BYTES {
         return Arc::default();
     }
-    let weights = Weights::of(root, walk);
-    let mut undivided = BinaryHeap::from_iter([(weights.of_tree(root), root)]);
-    let mut seen = HashSet::from([root]);
+    let mut undivided = BinaryHeap::from_iter([(tree.totals().bytes, tree.digest())]);
+    let mut named = HashMap::from([(tree.digest(), tree)]);
     let mut parts = Vec::new();
     while parts.len() + undivided.len() < MAX_INPUT_PARTS
         && let Some((bytes, digest)) = undivided.pop()
     {
-        let directory = weights.directories.get(&digest).copied();
-        let below: Vec<_> = directory
-            .into_iter()
-            .flat_map(|directory| &directory.directories)
-            .map(|node| (weights.of_tree(node.digest), node.digest))
-            .filter(|(bytes, digest)| *bytes >= MIN_PART_BYTES && seen.insert(*digest))
-            .collect();
-        // What is not worth naming by itself stays with its parent.
-        let named = below.iter().map(|(bytes, _)| *bytes).fold(0, u64::saturating_add);
-        parts.push((bytes.saturating_sub(named), digest));
-        undivided.extend(below);
-        parts.retain(|(bytes, _)| *bytes >= MIN_PART_BYTES);
+        let mut rest = bytes;
+        for (_, below) in named[&digest].below() {
+            let (bytes, digest) = (below.totals().bytes, below.digest());
+            // What is not worth naming by itself stays with its parent.
+            if bytes >= MIN_PART_BYTES && named.insert(digest, below).is_none() {
+                rest = rest.saturating_sub(bytes);
+                undivided.push((bytes, digest));
+            }
+        }
+        if rest >= MIN_PART_BYTES {
+            parts.push((rest, digest));
+        }
     }
     parts.extend(undivided);
     parts.sort_by(|a, b| b.cmp(a));
     parts.truncate(MAX_INPUT_PARTS);
     let part = |(bytes, digest)| InputPart { key: key(instance, digest), bytes };
     parts.into_iter().map(part).collect()
-}
-
-/// What directories weigh, with all below them. What stands at several places of a tree counts at each.
-struct Weights<'a> {
-    directories: HashMap<Digest, &'a Directory>,
-    bytes: HashMap<Digest, u64>,
-}
-
-impl<'a> Weights<'a> {
-    fn of(root: Digest, walk: &'a Walk) -> Self {
-        let directories =
-            walk.directories.iter().map(|(digest, directory)| (*digest, &**directory));
-        let mut weights = Self { directories: directories.collect(), bytes: HashMap::new() };
-        // A directory stands in it twice: before those in it, and behind them. No digest stands below itself.
-        let mut waiting = vec![(root, false)];
-        while let Some((digest, is_behind)) = waiting.pop() {
-            let Some(directory) = weights.directories.get(&digest).copied() else { continue };
-            if is_behind {
-                let below = directory.directories.iter().map(|node| weights.of_tree(node.digest));
-                let bytes = below.fold(own_bytes(directory), u64::saturating_add);
-                weights.bytes.insert(digest, bytes);
-            } else if !weights.bytes.contains_key(&digest) {
-                waiting.push((digest, true));
-                let below = directory.directories.iter().map(|node| node.digest);
-                waiting.extend(
-                    below.filter(|digest| !weights.bytes.contains_key(digest)).map(|d| (d, false)),
-                );
-            }
-        }
-        weights
-    }
-
-    fn of_tree(&self, digest: Digest) -> u64 {
-        self.bytes.get(&digest).copied().unwrap_or_default()
-    }
-}
-
-/// The bytes of the files in a directory itself.
-fn own_bytes(directory: &Directory) -> u64 {
-    directory.files.iter().map(|file| file.digest.size_bytes()).fold(0, u64::saturating_add)
 }
 
 /// Stands for a directory of an instance, the same on every node: FNV-1a of the name over the digest's own bits.
@@ -100,54 +57,66 @@ fn key(instance: &InstanceName, digest: Digest) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use bbb_digest::Function;
-    use bbb_reapi::{DirectoryNode, FileName, FileNode, NodeProperties};
+    use std::collections::HashSet;
 
-    use super::*;
+    use bbb_digest::Function;
+    use bbb_reapi::{ToProto as _, proto::reapi};
+    use bbb_storage::{Cas as _, TreeCache, Trees};
+    use prost::Message as _;
+
+    use super::{super::tests::Memory, *};
 
     const MIB: u64 = 1 << 20;
 
-    /// Trees whose directories are named by what they are called instead of what they hold.
+    /// Directories by what they are called: the sizes of their files, and what is below them.
     #[derive(Default)]
-    struct Trees(Vec<(Digest, Arc<Directory>)>);
+    struct Plan(HashMap<String, (Vec<u64>, Vec<String>)>);
 
-    fn digest(name: &str) -> Digest {
-        Digest::of(Function::Sha256, name.as_bytes())
-    }
-
-    impl Trees {
+    impl Plan {
         fn add(&mut self, name: &str, files_bytes: &[u64], below: &[&str]) {
-            let file = |(index, bytes): (usize, &u64)| FileNode {
-                name: FileName::new(&format!("f{index}")).unwrap(),
-                digest: Digest::from_raw(Function::Sha256, digest(name).hash(), *bytes).unwrap(),
-                is_executable: false,
-                properties: NodeProperties::default(),
-            };
-            let node = |below: &&str| DirectoryNode {
-                name: FileName::new(below).unwrap(),
-                digest: digest(below),
-            };
-            let directory = Directory {
-                files: files_bytes.iter().enumerate().map(file).collect(),
-                directories: below.iter().map(node).collect(),
-                ..Directory::default()
-            };
-            self.0.push((digest(name), Arc::new(directory)));
+            let below = below.iter().map(|below| (*below).to_owned()).collect();
+            self.0.insert(name.to_owned(), (files_bytes.to_vec(), below));
+        }
+
+        /// Makes a directory, those below it first.
+        fn make(&self, name: &str, made: &mut HashMap<String, reapi::Digest>, store: &Memory) {
+            let (files_bytes, below) = &self.0[name];
+            let mut directory = reapi::Directory::default();
+            for (index, bytes) in files_bytes.iter().enumerate() {
+                let hash = Digest::of(Function::Sha256, name.as_bytes());
+                let digest = Digest::from_raw(Function::Sha256, hash.hash(), *bytes).unwrap();
+                directory.files.push(reapi::FileNode {
+                    name: format!("f{index}"),
+                    digest: Some(digest.to_proto()),
+                    ..reapi::FileNode::default()
+                });
+            }
+            for (index, below) in below.iter().enumerate() {
+                if !made.contains_key(below) {
+                    self.make(below, made, store);
+                }
+                let (name, digest) = (format!("d{index}"), Some(made[below].clone()));
+                directory.directories.push(reapi::DirectoryNode { name, digest });
+            }
+            let bytes = directory.encode_to_vec();
+            let digest = Digest::of(Function::Sha256, &bytes);
+            futures::executor::block_on(store.put(digest, bytes.into())).unwrap();
+            made.insert(name.to_owned(), digest.to_proto());
         }
 
         /// Names and bytes of the parts.
-        fn parts(self, root: &str) -> Vec<(String, u64)> {
+        async fn parts(self, root: &str) -> Vec<(String, u64)> {
+            let (store, mut made) = (Arc::new(Memory::default()), HashMap::new());
+            self.make(root, &mut made, &store);
             let instance = InstanceName::default();
-            let names: HashMap<_, _> = (self.0.iter())
-                .flat_map(|(_, directory)| &directory.directories)
-                .map(|node| node.name.as_str().to_owned())
-                .chain([root.to_owned()])
-                .map(|name| (key(&instance, digest(&name)), name))
+            let digest = |wire| bbb_reapi::digest(Function::Sha256, wire).unwrap();
+            let names: HashMap<u64, &str> = (made.iter())
+                .map(|(name, wire)| (key(&instance, digest(wire)), name.as_str()))
                 .collect();
-            let mut walk = Walk::default();
-            walk.directories = self.0;
-            let parts = parts(&instance, digest(root), &walk);
-            parts.iter().map(|part| (names[&part.key].clone(), part.bytes)).collect()
+            let trees = Trees::new(instance.clone(), store, Arc::new(TreeCache::new(16 << 20)));
+            let tree = trees.subtree(digest(&made[root])).await.unwrap();
+            let parts = parts(&instance, &tree);
+            parts.iter().map(|part| (names[&part.key].to_owned(), part.bytes)).collect()
         }
     }
 
@@ -155,17 +124,17 @@ mod tests {
         parts.iter().map(|(name, bytes)| ((*name).to_owned(), *bytes)).collect()
     }
 
-    #[test]
-    fn small_trees_have_no_parts() {
-        let mut trees = Trees::default();
+    #[tokio::test]
+    async fn small_trees_have_no_parts() {
+        let mut trees = Plan::default();
         trees.add("root", &[1000, 2000], &["a"]);
         trees.add("a", &[3000], &[]);
-        assert_eq!(trees.parts("root"), []);
+        assert_eq!(trees.parts("root").await, []);
     }
 
-    #[test]
-    fn large_directories_are_named_apart_from_what_holds_them() {
-        let mut trees = Trees::default();
+    #[tokio::test]
+    async fn large_directories_are_named_apart_from_what_holds_them() {
+        let mut trees = Plan::default();
         trees.add("root", &[10], &["toolchain", "src", "tiny"]);
         trees.add("toolchain", &[MIB], &["bin", "lib"]);
         trees.add("bin", &[2 * MIB, MIB], &[]);
@@ -173,12 +142,12 @@ mod tests {
         trees.add("src", &[MIB / 2], &[]);
         trees.add("tiny", &[1], &[]);
         let expected = [("lib", 5 * MIB), ("bin", 3 * MIB), ("toolchain", MIB), ("src", MIB / 2)];
-        assert_eq!(trees.parts("root"), named(&expected));
+        assert_eq!(trees.parts("root").await, named(&expected));
     }
 
-    #[test]
-    fn no_more_parts_are_named_than_there_may_be_and_none_twice() {
-        let mut trees = Trees::default();
+    #[tokio::test]
+    async fn no_more_parts_are_named_than_there_may_be_and_none_twice() {
+        let mut trees = Plan::default();
         let names: Vec<_> = (0..20).map(|n| format!("d{n:02}")).collect();
         let mut below: Vec<_> = names.iter().map(String::as_str).collect();
         below.extend(["twice", "d00"]);
@@ -188,20 +157,20 @@ mod tests {
         }
         trees.add("twice", &[], &["shared"]);
         trees.add("shared", &[MIB], &[]);
-        let parts = trees.parts("root");
+        let parts = trees.parts("root").await;
         assert_eq!(parts.len(), MAX_INPUT_PARTS);
         assert!(parts.is_sorted_by(|a, b| a.1 >= b.1), "{parts:?}");
         assert_eq!(parts.iter().map(|(name, _)| name).collect::<HashSet<_>>().len(), parts.len());
     }
 
-    #[test]
-    fn a_graph_that_claims_more_than_there_can_be_is_weighed_at_once() {
-        let mut trees = Trees::default();
+    #[tokio::test]
+    async fn a_graph_that_claims_more_than_there_can_be_is_weighed_at_once() {
+        let mut trees = Plan::default();
         trees.add("n0", &[1 << 40], &[]);
         for n in 1..500 {
             let below = format!("n{}", n - 1);
             trees.add(&format!("n{n}"), &[], &[&below, &below]);
         }
-        assert!(!trees.parts("n499").is_empty());
+        assert!(!trees.parts("n499").await.is_empty());
     }
 }

@@ -44,7 +44,7 @@ const F: Function = Function::Sha256;
 
 /// Stores of one instance in memory.
 #[derive(Debug, Default)]
-struct Memory {
+pub(super) struct Memory {
     blobs: Mutex<HashMap<Digest, Bytes>>,
     results: Mutex<HashMap<Digest, Arc<ActionResult>>>,
 }

@@ -88,7 +88,8 @@ enum Event {
     Heard(Option<FromScheduler>),
 }
 
-type Asked = Pin<Box<dyn Future<Output = (OperationId, Option<Found>)> + Send>>;
+/// What the node says that accepted an operation, and whether it may still hand it in.
+type Asked = Pin<Box<dyn Future<Output = (OperationId, Option<Found>, bool)> + Send>>;
 
 /// What the task owns.
 pub(super) struct Accepting {
@@ -164,10 +165,9 @@ impl Accepting {
                         self.serve(request);
                     }
                 }
-                Some((id, found)) = self.asked.next(), if !self.asked.is_empty() => {
+                Some((id, found, may_hand_in)) = self.asked.next(), if !self.asked.is_empty() => {
                     let now = self.now();
-                    let is_there = accepted_by(&self.view.borrow(), id).is_some();
-                    self.table.answered(now, id, found, is_there);
+                    self.table.answered(now, id, found, may_hand_in);
                 }
                 request = requests.recv() => match request {
                     Some(request) => self.serve(request),
@@ -382,11 +382,15 @@ impl Accepting {
             Some(node) => Box::pin(async move {
                 let answer = time::timeout(ASK_WITHIN, node.ask(Question::Find(id))).await;
                 match answer {
-                    Ok(Ok(Answer::Found(found))) => (id, found),
-                    _ => (id, None),
+                    // One that does not know it was started again since.
+                    Ok(Ok(Answer::Found(found))) => {
+                        let may_hand_in = found.is_some();
+                        (id, found, may_hand_in)
+                    }
+                    _ => (id, None, true),
                 }
             }),
-            None => Box::pin(std::future::ready((id, None))),
+            None => Box::pin(std::future::ready((id, None, false))),
         };
         self.asked.push(asked);
     }

@@ -33,7 +33,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long a new scheduler may take to hear of all operations: what it does not know before is asked for again.
 pub(super) const SETTLING: Duration = Duration::from_secs(5);
 
-/// The same for an operation whose accepting node is gone: only a worker can bring it, and workers follow the scheduler at once.
+/// The same for an operation whose accepting node is gone, or knows nothing of it any more: only a worker can bring it, and workers
+/// follow the scheduler at once.
 const SETTLING_ALONE: Duration = Duration::from_secs(1);
 
 /// How long after the scheduler did not know an operation it is asked again while it settles.
@@ -279,15 +280,16 @@ impl Table {
         }
     }
 
-    /// What the node says that accepted an operation; nothing if it does not know it, or is gone: `is_there` says which.
+    /// What the node says that accepted an operation; nothing if it does not know it, says nothing, or is gone. `may_hand_in` tells
+    /// whether it may still hand it in itself.
     pub(super) fn answered(
         &mut self,
         now: Duration,
         id: OperationId,
         found: Option<Found>,
-        is_there: bool,
+        may_hand_in: bool,
     ) {
-        let settling = if is_there { SETTLING } else { SETTLING_ALONE };
+        let settling = if may_hand_in { SETTLING } else { SETTLING_ALONE };
         let Some(&seq) = self.by_id.get(&id) else { return };
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         if entry.is_ended() {

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use bbb_digest::{Digest, Function};
 use bbb_scheduler::{
-    ActionKey, Dispatch as _, End, Filter, Outcome, Page, Progress, Stage, Submission, Task, Watch,
-    WorkerOffer,
+    ActionKey, Dispatch as _, End, Filter, OperationId, Outcome, Page, Progress, Stage, Submission,
+    Task, Watch, WorkerOffer,
 };
 use bbb_worker::{Executor, Report, Slots};
 use tokio::{
@@ -207,6 +207,20 @@ async fn work_outlives_the_node_that_accepted_it() {
     work.may_end.send_replace(true);
     assert_eq!(decided_by(&mut again).await, "c");
     assert_eq!(work.of("x"), 1);
+}
+
+#[tokio::test]
+async fn what_a_node_that_began_anew_does_not_know_is_given_up_soon() {
+    let began = Instant::now();
+    let (rig, work) = (Rig::bounded(&["a", "b", "c"]).await, Runs::default());
+    work.work(&rig, "c", 1);
+    let mut watch = submit(&rig, "b", "x").await;
+    // A name that it gave before it was killed and came back.
+    let before = OperationId(watch.current().id.0 ^ 1);
+    assert!(rig.node("c").dispatch.find(before).await.unwrap().is_none());
+    println!("given up {:?} after the first node began", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "1 s after the scheduler began, not 5");
+    work.may_end.send_replace(true);
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ mod unpack;
 mod wire;
 mod write;
 
+pub(crate) use lifetime::CLOCK_ERROR;
 pub use lifetime::MIN_EXPIRE_AFTER;
 pub use location::{BucketLocation, LocationError};
 pub use marks::{Mark, MarkError};

@@ -1,18 +1,25 @@
 //! A directory and all that is below it, as a value that is shared: equal directories are one, wherever they stand.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    mem,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use bbb_digest::Digest;
-use bbb_reapi::{Directory, DirectoryNode, Invalid, NodeProperties};
+use bbb_digest::{Digest, InstanceName};
+use bbb_reapi::{Directory, DirectoryNode, NodeProperties};
 
-use super::{TreeError, Trees, Walk};
-use crate::Error;
-
-/// The deepest that directories may stand in each other: each takes two bytes of a path at the least, and no system
-/// call takes a path of more than 4,096 (`PATH_MAX`).
-const MAX_DEPTH: u32 = 2048;
+use super::{
+    alive::{Alive, SEAT_BYTES},
+    memory::Taken,
+};
 
 /// A directory whose every directory below is known.
+///
+/// While somebody holds it, it has its share of the memory of trees, and so has all that is below it: what is to be
+/// held for long is to be held by few.
 #[derive(Debug)]
 pub struct Subtree {
     digest: Digest,
@@ -20,6 +27,16 @@ pub struct Subtree {
     /// In the order of the directory's own nodes.
     below: Box<[Arc<Subtree>]>,
     totals: Totals,
+    seen: AtomicU64,
+    place: Place,
+    _memory: Taken,
+}
+
+/// Where a subtree is found by others as long as it is alive.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) instance: InstanceName,
+    pub(super) alive: Weak<Alive>,
 }
 
 /// What a subtree comes to, what stands at several places counted at each. Numbers that no machine holds stay at the
@@ -38,13 +55,21 @@ pub struct Totals {
     pub path_len: usize,
     /// Whether any directory has properties of its own.
     pub has_directory_properties: bool,
+    /// What it takes in memory while it is held, in bytes.
+    pub memory_bytes: u64,
 }
 
 impl Subtree {
-    /// Puts a directory together with what is below it, in the order of its nodes.
-    fn new(digest: Digest, directory: Arc<Directory>, below: Box<[Arc<Self>]>) -> Self {
+    /// Puts a directory together with what is below it, in the order of its nodes. `memory` is what [`memory_bytes`] says.
+    pub(super) fn new(
+        digest: Digest,
+        directory: Arc<Directory>,
+        below: Box<[Arc<Self>]>,
+        place: Place,
+        memory: Taken,
+    ) -> Self {
         let totals = Totals::of(&directory, &below);
-        Self { digest, directory, below, totals }
+        Self { digest, directory, below, totals, seen: AtomicU64::new(0), place, _memory: memory }
     }
 
     /// What names it.
@@ -71,6 +96,54 @@ impl Subtree {
     pub fn totals(&self) -> Totals {
         self.totals
     }
+
+    pub(super) fn instance(&self) -> &InstanceName {
+        &self.place.instance
+    }
+
+    /// When all of it was last seen in the store, by the clock of who asked; 0 if never.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// All of it was seen in the store. Of two who say so at once, either is right.
+    pub(super) fn set_seen(&self, at: u64) {
+        self.seen.store(at, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Subtree {
+    fn drop(&mut self) {
+        // One after the other, since they may stand in each other deeper than the stack is.
+        let mut dropped = Vec::from(mem::take(&mut self.below));
+        while let Some(below) = dropped.pop() {
+            if let Some(mut last) = Arc::into_inner(below) {
+                dropped.extend(mem::take(&mut last.below));
+            }
+        }
+        if let Some(alive) = self.place.alive.upgrade() {
+            alive.leave(&self.place.instance, self.digest);
+        }
+    }
+}
+
+/// What a subtree takes in memory without those below it, in bytes.
+pub(super) fn memory_bytes(directory: &Directory) -> u64 {
+    /// What the allocator adds to a string.
+    const ALLOCATED: usize = 16;
+    let names: usize = directory.names().map(|name| name.as_str().len() + ALLOCATED).sum();
+    let targets: usize =
+        directory.symlinks.iter().map(|link| link.target.capacity() + ALLOCATED).sum();
+    let nodes = vec_bytes(&directory.files)
+        + vec_bytes(&directory.directories)
+        + vec_bytes(&directory.symlinks);
+    let below = directory.directories.len() * size_of::<Arc<Subtree>>();
+    let own = size_of::<Subtree>() + size_of::<Directory>();
+    SEAT_BYTES + (own + nodes + names + targets + below) as u64
+}
+
+fn vec_bytes<T>(nodes: &Vec<T>) -> usize {
+    nodes.capacity() * size_of::<T>()
 }
 
 impl Totals {
@@ -87,6 +160,7 @@ impl Totals {
             depth: 1,
             path_len: longest,
             has_directory_properties: directory.properties != NodeProperties::default(),
+            memory_bytes: memory_bytes(directory),
         };
         directory.directories.iter().zip(below).fold(own, |sum, (node, below)| Self {
             files: sum.files.saturating_add(below.totals.files),
@@ -96,56 +170,7 @@ impl Totals {
             path_len: sum.path_len.max(node.name.as_str().len() + 1 + below.totals.path_len),
             has_directory_properties: sum.has_directory_properties
                 || below.totals.has_directory_properties,
+            memory_bytes: sum.memory_bytes.saturating_add(below.totals.memory_bytes),
         })
     }
-}
-
-impl Trees {
-    /// The whole tree at `root`.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] names one directory that is not stored; [`Self::missing`] tells all that is missing. Or a
-    /// directory is invalid, the tree too large or too deep, or the store fails.
-    pub async fn subtree(&self, root: Digest) -> Result<Arc<Subtree>, TreeError> {
-        let walk = self.walk(root).await?;
-        match walk.missing.first() {
-            Some(missing) => Err(Error::Missing(*missing).into()),
-            None => assemble(root, &walk),
-        }
-    }
-}
-
-/// Puts a tree together that was found whole.
-fn assemble(root: Digest, walk: &Walk) -> Result<Arc<Subtree>, TreeError> {
-    let directories: HashMap<_, _> =
-        walk.directories.iter().map(|(digest, directory)| (*digest, directory)).collect();
-    let mut whole: HashMap<Digest, Arc<Subtree>> = HashMap::new();
-    // A directory stands in it until all that is below it is whole. No digest stands below itself.
-    let mut waiting = vec![root];
-    while let Some(digest) = waiting.last().copied() {
-        let Some(directory) = directories.get(&digest) else {
-            return Err(Error::Missing(digest).into());
-        };
-        let missing = directory
-            .directories
-            .iter()
-            .map(|node| node.digest)
-            .find(|digest| !whole.contains_key(digest));
-        if let Some(missing) = missing {
-            waiting.push(missing);
-            continue;
-        }
-        waiting.pop();
-        let below: Box<[_]> = directory
-            .directories
-            .iter()
-            .filter_map(|node| whole.get(&node.digest).cloned())
-            .collect();
-        if below.iter().any(|below| below.totals.depth >= MAX_DEPTH) {
-            let what = format!("has directories in each other more than {MAX_DEPTH} deep");
-            return Err(TreeError::invalid(root, Invalid::new("input_root_digest", what)));
-        }
-        whole.insert(digest, Arc::new(Subtree::new(digest, Arc::clone(directory), below)));
-    }
-    whole.remove(&root).ok_or_else(|| Error::Missing(root).into())
 }

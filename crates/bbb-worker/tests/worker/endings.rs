@@ -122,12 +122,19 @@ async fn exec_roots_are_kept_on_request() {
     let rig = Rig::with(Mode::Namespaces, |settings| settings.keep = Keep::Failed).await;
     let good = rig.run(Tree::default(), &command("true", &[])).await;
     assert_eq!(good.response.message, "");
-    let tree = Tree::default().file("input", b"i");
-    let bad = rig.run(tree, &command("echo -n x > f; exit 1", &["f"])).await;
+    let below = Tree::default().file("input", b"i").file("removed", b"r").symlink("l", "input");
+    let tree = Tree::default().below("d", below);
+    let script = "echo -n x > f; rm d/removed; mkdir -m 500 d/new; exit 1";
+    let bad = rig.run(tree, &command(script, &["f"])).await;
     let path = bad.response.message.strip_prefix("exec root kept at ").unwrap();
     until(|| std::path::Path::new(path).exists()).await;
-    assert_eq!(std::fs::read(format!("{path}/upper/f")).unwrap(), b"x");
-    assert_eq!(std::fs::read(format!("{path}/lower/input")).unwrap(), b"i");
+    // One folder as the action left it, with the inputs that it shared with others.
+    assert_eq!(std::fs::read(format!("{path}/root/f")).unwrap(), b"x");
+    assert_eq!(std::fs::read(format!("{path}/root/d/l")).unwrap(), b"i");
+    let names = std::fs::read_dir(format!("{path}/root/d")).unwrap();
+    let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["input", "l", "new"]);
     rig.is_clean().await;
 }
 

@@ -19,31 +19,55 @@ fn cpu() -> Duration {
     Duration::from_nanos(own.max(of_threads.sum()))
 }
 
-async fn measure(rig: &Rig, name: &str, tree: Tree, runs: u32) {
+/// Runs an action over each of these trees after one over the first of them.
+async fn measure(rig: &Rig, name: &str, trees: impl ExactSizeIterator<Item = Tree>) {
     let command = command("true", &[]);
-    let action = rig.action(tree, &command, |action| action.do_not_cache = true).await;
-    rig.execute(rig.task(action)).await;
+    let mut actions = Vec::new();
+    for tree in trees {
+        actions.push(rig.action(tree, &command, |action| action.do_not_cache = true).await);
+    }
+    rig.execute(rig.task(actions[0])).await;
+    let runs = actions.len() as u32 - 1;
     let (from, used) = (Instant::now(), cpu());
-    for _ in 0..runs {
-        rig.execute(rig.task(action)).await;
+    for action in &actions[1..] {
+        rig.execute(rig.task(*action)).await;
     }
     let (wall, used) = (from.elapsed() / runs, (cpu() - used) / runs);
     println!("{name}: {wall:?} each, {used:?} of this process' processor time");
+}
+
+/// Directories of 100 files each, in one of which `changed` says something.
+fn wide(directories: usize, changed: usize) -> Tree {
+    (0..directories).fold(Tree::default(), |tree, directory| {
+        let files = (0..100).fold(Tree::default(), |tree, file| {
+            let content = match (directory, file) {
+                (7, 7) => format!("changed {changed}"),
+                _ => format!("{directory} {file}"),
+            };
+            tree.file(&format!("f{file}"), content.as_bytes())
+        });
+        tree.below(&format!("d{directory}"), files)
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "prints figures"]
 async fn overhead_of_one_action() {
     for mode in [Mode::Namespaces, Mode::None] {
-        let rig = Rig::new(mode).await;
-        measure(&rig, &format!("no-op, {mode:?}"), Tree::default(), 200).await;
-        let mut tree = Tree::default();
-        for directory in 0..10 {
-            let files = (0..100).fold(Tree::default(), |tree, file| {
-                tree.file(&format!("f{file}"), format!("{directory} {file}").as_bytes())
-            });
-            tree = tree.below(&format!("d{directory}"), files);
+        let rig = Rig::with(mode, |settings| {
+            let usual = bbb_worker::Settings::new("", "");
+            settings.copied_files = usual.copied_files;
+            settings.shared_nodes = usual.shared_nodes;
+            settings.spare_folders = usual.spare_folders;
+        })
+        .await;
+        measure(&rig, &format!("no-op, {mode:?}"), (0..200).map(|_| Tree::default())).await;
+        for directories in [10, 100] {
+            let inputs = directories * 100;
+            let same = (0..20).map(|_| wide(directories, 0));
+            measure(&rig, &format!("{inputs} inputs, {mode:?}"), same).await;
+            let changed = (0..20).map(|run| wide(directories, run));
+            measure(&rig, &format!("{inputs} inputs, one new, {mode:?}"), changed).await;
         }
-        measure(&rig, &format!("1,000 inputs, {mode:?}"), tree, 20).await;
     }
 }

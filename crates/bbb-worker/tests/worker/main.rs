@@ -6,6 +6,7 @@
     reason = "a rig for tests; clippy sees tests only by their attribute"
 )]
 
+mod bases;
 mod endings;
 mod figures;
 mod full;
@@ -16,3 +17,4 @@ mod outputs;
 mod renewal;
 mod rig;
 mod slots;
+mod unprivileged;

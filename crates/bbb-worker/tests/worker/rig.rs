@@ -15,7 +15,7 @@ use bbb_reapi::{
     ToProto as _,
     proto::{protobuf, reapi},
 };
-use bbb_sandbox::{Config, Mode};
+use bbb_sandbox::{Config, Launched, Mode};
 use bbb_scheduler::{ActionKey, OperationId, Outcome, Submission, Task};
 use bbb_storage::{
     Blob, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error, Instances,
@@ -31,6 +31,7 @@ pub(crate) struct Rig {
     pub(crate) local: Arc<Local>,
     pub(crate) stores: Stores,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) sandbox: Arc<Launched>,
     pub(crate) tasks: TaskGroup,
     folder: tempfile::TempDir,
 }
@@ -166,6 +167,14 @@ impl Tree {
         self
     }
 
+    /// The same without what stands under a name.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.directory.files.retain(|node| node.name != name);
+        self.directory.symlinks.retain(|node| node.name != name);
+        self.below.remove(name);
+        self
+    }
+
     pub(crate) fn below(mut self, name: &str, tree: Tree) -> Self {
         self.below.insert(name.into(), tree);
         self
@@ -233,16 +242,18 @@ impl Rig {
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));
         // The small trees of tests stand below overlays too, as those of most actions do.
         settings.copied_files = 0;
+        settings.shared_nodes = 0;
         // So that a test sees when a folder is done with; tests of these spare folders ask for some.
         settings.spare_folders = 0;
         change(&mut settings);
-        let local = Local::new(settings, instances, sandbox, &tasks)?;
+        let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
-        let local = Arc::new(local.linking(move |instance| match tier {
+        let local = local.linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
-        }));
-        Ok(Rig { local, stores, disk, tasks, folder })
+        });
+        let local = Arc::new(local.keeping_trees(disk.lodging(), &tasks)?);
+        Ok(Rig { local, stores, disk, sandbox, tasks, folder })
     }
 
     /// One rig for each kind of sandbox and of exec root.
@@ -258,7 +269,15 @@ impl Rig {
     /// The folders of actions that are there now.
     pub(crate) fn folders(&self) -> Vec<PathBuf> {
         let folders = std::fs::read_dir(self.disk.scratch().join("actions")).unwrap();
-        folders.map(|entry| entry.unwrap().path()).filter(|path| !path.ends_with("kept")).collect()
+        folders
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("kept") && !path.ends_with("trees"))
+            .collect()
+    }
+
+    /// How many trees are staged for all actions.
+    pub(crate) fn trees(&self) -> usize {
+        std::fs::read_dir(self.disk.scratch().join("actions/trees")).unwrap().count()
     }
 
     /// Waits until nothing of any action is left.

@@ -67,7 +67,10 @@ use self::{
     policy::{Stage, Window},
     refresh::Refresher,
 };
-pub(crate) use self::{policy::Policy, refresh::Ways};
+pub(crate) use self::{
+    policy::{CLOCK_ERROR, Policy},
+    refresh::Ways,
+};
 use super::{
     budget::Budget,
     existence::Id,

@@ -1,4 +1,9 @@
 //! Actions that are incomplete, wrong or mean harm.
+//!
+//! Those whose clients are wrong are here; what is done by commands is in `cases`, which `trial` runs in every way there is.
+
+mod cases;
+mod trial;
 
 use bbb_digest::Digest;
 use bbb_reapi::{
