@@ -165,7 +165,7 @@ pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
 /// Everything else asks for a worker that offers the same pair, `container-image` too: a worker that
 /// does not know it could not honour it.
 pub fn is_steering(name: &str) -> bool {
-    matches!(name, "network" | "InputRootAbsolutePath" | "cpus" | "memory" | "priority")
+    matches!(name, "network" | "InputRootAbsolutePath" | "staging" | "cpus" | "memory" | "priority")
 }
 
 /// A worker as it presents itself.

@@ -21,6 +21,7 @@ mod fill;
 mod fullness;
 mod inputs;
 mod kept;
+mod ladder;
 mod layer;
 mod local;
 mod outcome;

@@ -1,14 +1,14 @@
 //! The second stage: from a checked task to an exec root in which its command can run.
 //!
 //! A small tree is copied into a plain folder: an overlay would protect little there, and to mount one costs
-//! the kernel some ten files and folders of its own.
+//! the kernel some ten files and folders of its own. So is any tree whose action asks for it (see `ladder`).
 
 use std::{path::PathBuf, sync::Arc};
 
 use bbb_reapi::OutputPath;
 use bbb_sandbox::{ExecRoot, Staging as SandboxStaging};
 use bbb_scheduler::Staged;
-use bbb_storage::{LocalFiles, Totals};
+use bbb_storage::LocalFiles;
 
 use crate::{
     bases::{Bases, Ground, Sources},
@@ -17,13 +17,11 @@ use crate::{
     fetch::Lease,
     fill::{Filling, lay_out},
     inputs::Node,
+    ladder::choose,
     layer::Layer,
     place::Place,
     renewal::Part,
 };
-
-/// How many bytes a tree may have in all to be copied instead of standing below an overlay.
-const COPIED_BYTES: u64 = 64 << 10;
 
 /// A task whose exec root is complete.
 #[derive(Debug)]
@@ -58,7 +56,7 @@ impl Prepared {
     ) -> Result<Self, Error> {
         let lease = Arc::new(lease);
         let totals = lease.inputs.totals();
-        let kind = staging.kind_for(totals);
+        let kind = choose(staging.kind, &lease.platform, totals, staging.copied_files);
         let ground = match kind {
             SandboxStaging::Overlay => staging.ground(&lease).await,
             SandboxStaging::Plain => Ok(None),
@@ -185,17 +183,5 @@ impl Staging<'_> {
             concurrency: self.concurrency,
         };
         bases.ground(&lease.inputs, sources).await
-    }
-
-    /// The kind of exec root that costs least for a tree.
-    fn kind_for(&self, totals: Totals) -> SandboxStaging {
-        match self.kind {
-            SandboxStaging::Overlay
-                if totals.files > self.copied_files as u64 || totals.bytes > COPIED_BYTES =>
-            {
-                SandboxStaging::Overlay
-            }
-            SandboxStaging::Overlay | SandboxStaging::Plain => SandboxStaging::Plain,
-        }
     }
 }

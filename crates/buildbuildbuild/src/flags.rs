@@ -9,6 +9,7 @@ mod argv;
 mod bucket;
 mod cluster;
 mod defaults;
+mod folders;
 mod hosts;
 mod later;
 mod raw;

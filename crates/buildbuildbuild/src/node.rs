@@ -350,6 +350,7 @@ async fn start_worker(
         SandboxChoice::Namespaces => Mode::Namespaces,
         SandboxChoice::None => Mode::None,
     };
+    config.extra_system_folders.clone_from(&settings.sandbox_folders);
     let sandbox =
         bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
     tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));

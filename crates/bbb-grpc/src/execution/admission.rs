@@ -13,7 +13,7 @@ use bbb_storage::{CasExt as _, Error, Found, Instances, Stores};
 use bytes::Bytes;
 use tonic::Status;
 
-use super::{ExecutionSettings, demand::demand, message, parts::parts};
+use super::{ExecutionSettings, demand::demand, message, parts::parts, steering};
 use crate::{
     inline::{Hints, Inlining},
     status::{self, IntoStatus as _, MAX_VIOLATIONS_IN_TRAILERS},
@@ -68,6 +68,7 @@ impl Admission<'_> {
         // As the worker reads them: an empty message says nothing.
         let own = action.platform.as_ref().filter(|platform| !platform.is_empty());
         let platform = own.unwrap_or(&command.platform);
+        steering::check(platform).map_err(|invalid| invalid.into_status())?;
         let demand = demand(platform).map_err(|invalid| invalid.into_status())?;
         let required = platform.iter().filter(|(name, _)| !is_steering(name));
         let submission = Submission {

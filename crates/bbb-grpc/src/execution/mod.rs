@@ -13,6 +13,7 @@ mod admission;
 mod demand;
 pub(crate) mod message;
 mod parts;
+mod steering;
 
 use std::{sync::Arc, time::Duration};
 

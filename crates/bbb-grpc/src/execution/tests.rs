@@ -472,7 +472,9 @@ async fn what_an_action_takes_and_needs_most_comes_to_its_worker() {
             })
             .await
     };
-    let request = with(vec![property("cpus", "0.5"), property("memory", "512M")]).await;
+    let steered =
+        vec![property("cpus", "0.5"), property("memory", "512M"), property("staging", "plain")];
+    let request = with(steered).await;
     let mut execution = house.execution.clone();
     let _stream = execution.execute(request).await.unwrap();
     let submission = granted(&mut link).await.1.submission;
@@ -484,6 +486,10 @@ async fn what_an_action_takes_and_needs_most_comes_to_its_worker() {
     assert_eq!(refused.code(), Code::InvalidArgument);
     let details = refused.get_error_details();
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "platform.memory");
+    let refused = house.execute(with(vec![property("staging", "links")]).await).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let details = refused.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "platform.staging");
 }
 
 #[tokio::test]

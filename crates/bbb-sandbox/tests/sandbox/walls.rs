@@ -103,6 +103,14 @@ async fn system_folders_and_kernel_settings_cannot_be_changed() {
 }
 
 #[tokio::test]
+async fn a_folder_of_the_host_is_seen_read_only_and_nothing_beside_it() {
+    let rig = Rig::showing(Mode::Namespaces, vec!["/var/lib/dpkg".into()]).await;
+    let script = "ls /var/lib; (echo harm >>/var/lib/dpkg/status) 2>/dev/null || echo kept";
+    let left = rig.script(script).await;
+    assert_eq!(left.stdout, "dpkg\nkept\n", "{}", left.stderr);
+}
+
+#[tokio::test]
 async fn inputs_cannot_be_changed() {
     let rig = walled().await;
     if rig.sandbox.staging() == Staging::Plain {

@@ -10,7 +10,8 @@
 //! be hashed once more.
 //!
 //! The room knows nothing of what blobs mean. `layout` makes every path, `index` keeps the books, `state`
-//! opens the folder, `room` makes room; `blobs` and `results` are the seams' two views of one instance.
+//! opens the folder, `room` makes room; `blobs` and `results` are the seams' two views of one instance, `lodgers`
+//! is that of things which others keep in the folder.
 
 mod blobs;
 mod file;

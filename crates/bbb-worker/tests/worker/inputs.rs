@@ -181,3 +181,26 @@ async fn what_staging_took_is_measured() {
         assert!(told.lock().unwrap().contains(&Said::Staged(expected)), "{tier:?}: {told:?}");
     }
 }
+
+/// Answered with EXDEV by an overlay whose lower layer has the directory.
+#[expect(deprecated, reason = "older clients say it in the command")]
+#[tokio::test]
+async fn an_action_that_asks_for_plain_files_may_rename_input_directories() {
+    let rig = Rig::new(Mode::Namespaces).await;
+    let tree = || {
+        let files = (0..40).fold(Tree::default(), |tree, at| tree.file(&format!("f{at}"), b"same"));
+        Tree::default().below("dir", files)
+    };
+    // No tool: they copy where a rename fails.
+    let rename = "perl -e 'rename(\"dir\", \"moved\") or die' && chmod 666 moved/f0 && echo changed > moved/f0";
+    let mut asked = command(rename, &["moved/f39"]);
+    asked.platform = crate::rig::platform("staging", "plain");
+    for _ in 0..2 {
+        let done = rig.run(tree(), &asked).await;
+        let stderr = rig.stderr(&done).await;
+        assert_eq!((done.code(), stderr.as_str()), (0, ""), "{}", done.error());
+        assert_eq!(done.result().output_files.len(), 1);
+    }
+    // What the store has is as it was.
+    assert_eq!(rig.stdout_of(tree(), "cat dir/*; echo").await, "same".repeat(40) + "\n");
+}

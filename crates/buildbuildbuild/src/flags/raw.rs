@@ -127,6 +127,9 @@ pub struct Flags {
     #[arg(long, value_name = "BOOL", help_heading = OURS,
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub sandbox_network: Option<String>,
+    /// Folder of the host that actions see read-only, besides the system's, repeatable [default: none]
+    #[arg(long, value_name = "DIR", help_heading = OURS)]
+    pub sandbox_folder: Vec<String>,
     /// Timeout of actions that give none, and the longest that may be asked for [default: 1h]
     #[arg(long, value_name = "DURATION", help_heading = OURS)]
     pub action_timeout: Option<String>,

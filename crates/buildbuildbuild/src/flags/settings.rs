@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::bucket::{self, BucketFlags};
 use super::cluster::{self, ClusterFlags};
 use super::defaults::{self, Machine};
+use super::folders;
 use super::hosts::{PRIVATE_IP, host_of};
 use super::later;
 use super::raw::Flags;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub sandbox: SandboxChoice,
     /// Whether actions see the network without asking.
     pub sandbox_network: bool,
+    /// Folders of the host that actions see, read-only, besides the system's; absolute.
+    pub sandbox_folders: Vec<PathBuf>,
     /// Timeout of actions that give none, and the longest; more than zero.
     pub action_timeout: Duration,
     /// How long running actions are waited for at the end.
@@ -141,6 +144,7 @@ impl Settings {
         let sandbox_network =
             parse_flag("sandbox_network", flags.sandbox_network.as_deref(), false)?;
         let cache_dir = cache_dir(flags, machine)?;
+        let sandbox_folders = folders::parse(&flags.sandbox_folder, &cache_dir)?;
         let settings = Self {
             listen: SocketAddr::new(host, port),
             client_host: if host.is_unspecified() { machine.client_host() } else { host },
@@ -164,6 +168,7 @@ impl Settings {
             platform: platform(&flags.platform)?,
             sandbox,
             sandbox_network,
+            sandbox_folders,
             action_timeout: parse_timeout(
                 "action_timeout",
                 flags.action_timeout.as_deref(),

@@ -127,7 +127,7 @@ type Read = fn(&Settings) -> String;
 
 #[test]
 fn each_value_is_parsed() {
-    let table: [(&str, Read, &str); 32] = [
+    let table: [(&str, Read, &str); 33] = [
         ("--listen=127.0.0.1", |s| s.listen.to_string(), "127.0.0.1:1234"),
         ("--listen=localhost", |s| s.listen.to_string(), "127.0.0.1:1234"),
         ("--listen=[::1]", |s| s.listen.to_string(), "[::1]:1234"),
@@ -150,6 +150,11 @@ fn each_value_is_parsed() {
         ("--sandbox=namespaces", |s| format!("{:?}", s.sandbox), "Namespaces"),
         ("--sandbox=none", |s| format!("{:?}", s.sandbox), "None"),
         ("--sandbox_network", |s| s.sandbox_network.to_string(), "true"),
+        (
+            "--sandbox_folder=/usr/share",
+            |s| s.sandbox_folders[0].display().to_string(),
+            "/usr/share",
+        ),
         ("--action_timeout=1h30m", |s| s.action_timeout.as_secs().to_string(), "5400"),
         ("--action_timeout=1.5s", |s| s.action_timeout.as_millis().to_string(), "1500"),
         ("--drain_timeout=0", |s| s.drain_timeout.as_secs().to_string(), "0"),
@@ -214,6 +219,7 @@ fn what_is_wrong_is_said_in_one_line() {
         ("--compress=maybe", "--compress=maybe: use true or false"),
         ("--no_cleanup_execroot=none", "--no_cleanup_execroot=none: use fail or all"),
         ("--sandbox=docker", "--sandbox=docker: use auto or namespaces or none"),
+        ("--sandbox_folder=data", "--sandbox_folder=data: use an absolute path"),
         ("--action_timeout=0", "use a duration more than 0, like 300s"),
         (
             "--action_timeout=300",
@@ -434,7 +440,7 @@ fn a_machine_without_a_home_needs_a_cache_folder() {
 const DOCUMENTED: &str = "listen port required_header cluster_name node_name bind_host bind_port \
     advertise_host advertise_port autojoin_s3 autojoin_udp join secret_key secret_key_file bucket region \
     cache_dir worker_slots download_concurrency compress no_cleanup_execroot loglevel | endpoint \
-    virtual_hosted_style cache_size memory expire_after write_back platform sandbox sandbox_network action_timeout \
+    virtual_hosted_style cache_size memory expire_after write_back platform sandbox sandbox_network sandbox_folder action_timeout \
     drain_timeout tls_cert tls_key tls_client_ca client_results fetch_allow fetch_only log_format";
 
 #[test]
