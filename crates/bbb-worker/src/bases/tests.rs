@@ -1,6 +1,6 @@
 use std::{
     path::Path,
-    sync::atomic::{AtomicU32, AtomicUsize},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize},
     time::Duration,
 };
 
@@ -23,7 +23,19 @@ struct Files {
     files: Arc<dyn LocalFiles>,
     pins: AtomicUsize,
     failures: AtomicU32,
+    /// Whether they are on another file system.
+    are_elsewhere: AtomicBool,
     gate: Semaphore,
+}
+
+/// A file that cannot be linked to.
+#[derive(Debug)]
+struct Elsewhere;
+
+impl LocalFile for Elsewhere {
+    fn link(&self, _: &Path) -> Stored<()> {
+        Err(Storage::unavailable("linking", io::ErrorKind::CrossesDevices.into()))
+    }
 }
 
 #[async_trait]
@@ -35,7 +47,10 @@ impl LocalFiles for Files {
         if self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok() {
             return Err(Storage::unavailable("pinning", io::ErrorKind::Other.into()));
         }
-        self.files.pin(digest, executable).await
+        match self.are_elsewhere.load(Ordering::Relaxed) {
+            true => Ok(Arc::new(Elsewhere)),
+            false => self.files.pin(digest, executable).await,
+        }
     }
 }
 
@@ -57,6 +72,11 @@ struct House {
 
 impl House {
     fn new(limit_bytes: u64) -> Self {
+        Self::of(limit_bytes, 1 << 20)
+    }
+
+    /// One that spends so many bytes of memory on staged trees.
+    fn of(limit_bytes: u64, memory_bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("test");
         let disk = DiskSettings::new(folder.path().join("store"), limit_bytes);
@@ -76,10 +96,12 @@ impl House {
             files: disk.local_files(&InstanceName::default()),
             pins: AtomicUsize::default(),
             failures: AtomicU32::default(),
+            are_elsewhere: AtomicBool::default(),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
         };
         let bases =
-            Bases::start(disk.scratch().join("trees"), disk.lodging(), 0, 1 << 20, &tasks).unwrap();
+            Bases::start(disk.scratch().join("trees"), disk.lodging(), 0, memory_bytes, &tasks)
+                .unwrap();
         Self { bases, files: Arc::new(files), stores, disk, tasks, folder }
     }
 
@@ -203,6 +225,43 @@ async fn when_the_maker_fails_the_next_one_makes() {
     assert_eq!(read(&second.unwrap().unwrap(), "f00009"), "x 9");
     let again = house.ground(&tree).await.unwrap().unwrap();
     assert_eq!(read(&again, "f00000"), "x 0");
+}
+
+#[tokio::test]
+async fn a_base_that_cannot_be_made_gives_its_room_back() {
+    let house = House::new(1 << 30);
+    let tree = house.tree(&contents("x", 100)).await;
+    house.files.failures.store(1, Ordering::Relaxed);
+    assert!(house.ground(&tree).await.is_err());
+    until(|| house.folders() == 0 && house.disk.stats().lodged_bytes == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_copied_counts_and_is_made_once_too() {
+    let house = House::new(1 << 30);
+    let tree = house.tree(&contents("x", 100)).await;
+    house.files.are_elsewhere.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        let ground = house.ground(&tree).await.unwrap().unwrap();
+        assert_eq!(read(&ground, "f00042"), "x 42");
+    }
+    assert_eq!((house.folders(), house.files.pins.load(Ordering::Relaxed)), (1, 100));
+    let stats = house.disk.stats();
+    assert!(stats.lodgers == 2 && stats.lodged_bytes >= tree.totals().bytes, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_base_that_is_pushed_out_stays_while_it_is_used() {
+    let house = House::of(1 << 30, 100 * 80);
+    let (one, other) = (contents("x", 60), contents("y", 60));
+    let (one, other) = (house.tree(&one).await, house.tree(&other).await);
+    let used = house.ground(&one).await.unwrap().unwrap();
+    let _other = house.ground(&other).await.unwrap().unwrap();
+    assert_eq!((read(&used, "f00059"), house.folders()), ("x 59".into(), 2));
+    drop(used);
+    until(|| house.folders() == 1 && house.disk.stats().lodgers == 1).await;
+    let large = house.tree(&contents("z", 101)).await;
+    assert!(house.ground(&large).await.unwrap().is_none(), "it alone would be too much");
 }
 
 #[tokio::test]
