@@ -14,7 +14,7 @@ use axum::{
 };
 use bbb_lifecycle::Stop;
 use bbb_reapi::proto::asset::{fetch_server::FetchServer, push_server::PushServer};
-use bbb_storage::Instances;
+use bbb_storage::{Instances, Logs};
 use http::{HeaderMap, StatusCode, header};
 use tonic::server::NamedService;
 use tonic_health::{ServingStatus, server::HealthReporter};
@@ -26,6 +26,7 @@ use crate::{
     bytestream::{self, Uploads},
     capabilities, cas,
     limits::{MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES},
+    logstream::LogStreams,
     reflection, request_metadata, status,
     wire::{Wire, refuse},
 };
@@ -76,7 +77,27 @@ pub(crate) struct Health {
 impl Doors {
     /// For clients: the services that need but stores, health and reflection.
     pub fn new(settings: Settings, budgets: &Budgets, instances: Arc<Instances>) -> Self {
-        let doors = Self::over_blobs(settings.max_blob_bytes, budgets, &instances);
+        Self::for_clients(settings, budgets, instances, None)
+    }
+
+    /// The same, with logs.
+    pub fn with_logs(
+        settings: Settings,
+        budgets: &Budgets,
+        instances: Arc<Instances>,
+        logs: Arc<dyn Logs>,
+    ) -> Self {
+        Self::for_clients(settings, budgets, instances, Some(Arc::clone(&logs)))
+            .with_service(LogStreams::new(logs))
+    }
+
+    fn for_clients(
+        settings: Settings,
+        budgets: &Budgets,
+        instances: Arc<Instances>,
+        logs: Option<Arc<dyn Logs>>,
+    ) -> Self {
+        let doors = Self::over_blobs(settings.max_blob_bytes, budgets, &instances, logs);
         let door = |max_message_bytes| Door {
             wire: Wire::new(budgets.requests.clone(), max_message_bytes),
             instances: Arc::clone(&instances),
@@ -100,9 +121,15 @@ impl Doors {
         .with_service(PushServer::new(Asset).max_decoding_message_size(limited))
     }
 
-    /// For other nodes, who prove themselves by their certificates: blobs and results, both of which they may write.
-    pub fn for_nodes(max_blob_bytes: u64, budgets: &Budgets, instances: Arc<Instances>) -> Self {
-        let mut doors = Self::over_blobs(max_blob_bytes, budgets, &instances);
+    /// For other nodes, who prove themselves by their certificates: blobs and results, both of which they may write, and
+    /// the logs of this node, if there are any.
+    pub fn for_nodes(
+        max_blob_bytes: u64,
+        budgets: &Budgets,
+        instances: Arc<Instances>,
+        logs: Option<Arc<dyn Logs>>,
+    ) -> Self {
+        let mut doors = Self::over_blobs(max_blob_bytes, budgets, &instances, logs);
         let wire = Wire::new(budgets.requests.clone(), MAX_MESSAGE_BYTES);
         let door = Door { wire, instances, max_blob_bytes };
         doors.router = doors.router.merge(action_cache::routes(door, true));
@@ -115,10 +142,15 @@ impl Doors {
         budgets: &Budgets,
         instances: Arc<Instances>,
     ) -> Self {
-        Self::over_blobs(max_blob_bytes, budgets, &instances)
+        Self::over_blobs(max_blob_bytes, budgets, &instances, None)
     }
 
-    fn over_blobs(max_blob_bytes: u64, budgets: &Budgets, instances: &Arc<Instances>) -> Self {
+    fn over_blobs(
+        max_blob_bytes: u64,
+        budgets: &Budgets,
+        instances: &Arc<Instances>,
+        logs: Option<Arc<dyn Logs>>,
+    ) -> Self {
         let door = || Door {
             wire: Wire::new(budgets.requests.clone(), MAX_MESSAGE_BYTES),
             instances: Arc::clone(instances),
@@ -126,7 +158,7 @@ impl Doors {
         };
         let uploads = Arc::new(Uploads::new(budgets.uploads.clone()));
         let router = Router::new()
-            .merge(bytestream::routes(door(), Arc::clone(&uploads)))
+            .merge(bytestream::routes(door(), Arc::clone(&uploads), logs))
             .merge(cas::routes(door()));
         Self { router, required_header: None, uploads: vec![uploads], health: None }
     }

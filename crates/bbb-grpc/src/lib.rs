@@ -21,6 +21,7 @@ mod doors;
 pub mod execution;
 mod inline;
 pub mod limits;
+pub mod logstream;
 pub mod operations;
 pub mod port;
 pub mod reflection;

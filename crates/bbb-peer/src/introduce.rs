@@ -16,7 +16,7 @@ use tonic::Code;
 use crate::{CallError, Connections, proto, wire};
 
 /// The version of what nodes say to each other. Those of different versions do not mix.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// How many marks are remembered as seen. Past that they are looked for again.
 const MAX_SEEN: usize = 4096;

@@ -15,6 +15,7 @@ mod directory;
 #[cfg(any(test, feature = "hostile"))]
 pub mod hostile;
 mod invalid;
+mod log;
 mod metadata;
 pub mod parts;
 mod path;
@@ -32,6 +33,7 @@ pub use digest::{
 };
 pub use directory::{Directory, DirectoryNode, FileNode, NodeProperties, SymlinkNode};
 pub use invalid::Invalid;
+pub use log::{Channel, LogHost, LogId, LogResource, LogWriteResource};
 pub use metadata::{REQUEST_METADATA_HEADER, RequestMetadata};
 pub use path::{FileName, OutputPath};
 pub use resource::{BlobResource, Compressor, Resource, UploadResource};

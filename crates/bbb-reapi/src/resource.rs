@@ -5,7 +5,10 @@ use std::fmt;
 
 use bbb_digest::{Digest, Function, InstanceName};
 
-use crate::Invalid;
+use crate::{
+    Invalid,
+    log::{self, LogResource, LogWriteResource},
+};
 
 /// How a blob's bytes are encoded on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +47,10 @@ pub enum Resource {
     Blob(BlobResource),
     /// An upload.
     Upload(UploadResource),
+    /// A log to be read.
+    Log(LogResource),
+    /// A log to be appended to.
+    LogWrite(LogWriteResource),
 }
 
 /// The longest resource name, in bytes.
@@ -70,7 +77,14 @@ fn parse(name: &str) -> Result<Resource, String> {
     let name = name.strip_prefix('/').unwrap_or(name);
     let segments: Vec<&str> = name.split('/').collect();
     let keyword = |segment: &&str| matches!(*segment, "uploads" | "blobs" | "compressed-blobs");
-    let at = segments.iter().position(keyword).ok_or("has neither blobs nor uploads in it")?;
+    let Some(at) = segments.iter().position(keyword) else {
+        return match log::parse(&segments) {
+            Some(Ok(log::Name::Read(log))) => Ok(Resource::Log(log)),
+            Some(Ok(log::Name::Write(log))) => Ok(Resource::LogWrite(log)),
+            Some(Err(what)) => Err(what),
+            None => Err("has neither blobs, uploads nor logstreams in it".into()),
+        };
+    };
     let instance = segments[..at].join("/");
     let instance: InstanceName =
         instance.parse().map_err(|error: bbb_digest::InstanceNameError| error.to_string())?;
@@ -138,6 +152,7 @@ mod tests {
         match Resource::parse(name).unwrap() {
             Resource::Blob(blob) => blob,
             Resource::Upload(upload) => upload.blob,
+            other => panic!("{other:?} is no blob"),
         }
     }
 

@@ -22,7 +22,7 @@ pub use ids::{Ids, OwnIds};
 pub use link::{HEARTBEAT_EVERY, LOST_AFTER_BEATS, SchedulerEnd, WorkerLink};
 pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{
-    ActionKey, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease, MAX_INPUT_PARTS,
-    MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress, Staged, Submission, Task,
-    ToWorker, WorkerOffer, is_steering,
+    ActionKey, AttemptId, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease,
+    MAX_INPUT_PARTS, MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress, Staged,
+    Submission, Task, ToWorker, WorkerOffer, is_steering,
 };

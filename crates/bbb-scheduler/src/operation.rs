@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 
-use crate::{ActionKey, OperationId, Progress};
+use crate::{ActionKey, AttemptId, OperationId, Progress};
 
 /// An operation at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub enum Stage {
         attempt: u32,
         /// When the worker got it.
         since: SystemTime,
+        /// What this try is called; none while nobody but the worker knows.
+        attempt_id: Option<AttemptId>,
     },
     /// It has ended.
     Completed {

@@ -27,6 +27,37 @@ impl fmt::Debug for OperationId {
     }
 }
 
+/// Names one attempt at an operation, by one worker. Nobody guesses another's.
+///
+/// The first 32 bits are the second of the Unix time in which it was granted, so that what belongs to attempts can be
+/// kept together by when they began.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AttemptId(pub u128);
+
+impl AttemptId {
+    /// The attempt that is granted at this time. The seconds, eight bits of the attempt, and what is random in the name of the
+    /// operation.
+    pub fn granted(operation: OperationId, attempt: u32, at: SystemTime) -> Self {
+        const RANDOM_BITS: u32 = 88;
+        let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let random = operation.0 & ((1 << RANDOM_BITS) - 1);
+        let attempt = u128::from(attempt as u8) << RANDOM_BITS;
+        Self(u128::from(seconds as u32) << 96 | attempt | random)
+    }
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What two submissions must share to be the same work.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ActionKey {
@@ -260,6 +291,8 @@ pub struct Task {
     pub queued_at: SystemTime,
     /// Which try this is, from 1 on.
     pub attempt: u32,
+    /// The name of this try.
+    pub attempt_id: AttemptId,
 }
 
 /// A task that a worker has when it attaches, from its time with another scheduler, or with this one over a connection

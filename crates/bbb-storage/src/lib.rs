@@ -23,6 +23,7 @@ mod instances;
 #[cfg(test)]
 mod killed;
 mod local;
+mod logs;
 mod read;
 mod segment;
 mod source;
@@ -47,6 +48,7 @@ pub use disk::{
 pub use error::{Error, Result};
 pub use instances::{Instances, Stores};
 pub use local::{LocalFile, LocalFiles, Lodging};
+pub use logs::{ActionLogs, LocalLogs, LogBytes, LogError, LogPiece, Logs, Written};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};

@@ -17,7 +17,7 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{ToProto as _, proto::reapi};
 use bbb_sandbox::{Config, Launched};
-use bbb_scheduler::{ActionKey, OperationId, Outcome, Progress, Submission, Task};
+use bbb_scheduler::{ActionKey, AttemptId, OperationId, Outcome, Progress, Submission, Task};
 use bbb_storage::{
     Cas, Complete, Disk, DiskSettings, Instances, LocalFiles, Stores, TreeCache, Trees,
 };
@@ -209,6 +209,7 @@ impl Bench {
         };
         let action = self.put(action.encode_to_vec()).await?;
         let task = Task {
+            attempt_id: AttemptId(u128::from(number)),
             operation: OperationId(u128::from(number)),
             submission: Submission {
                 timeout: Duration::from_secs(60),

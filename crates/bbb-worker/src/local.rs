@@ -11,7 +11,7 @@ use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
 use bbb_scheduler::{Outcome, Progress, Task};
-use bbb_storage::{Instances, LocalFiles, Lodging};
+use bbb_storage::{ActionLogs, Instances, LocalFiles, LocalLogs, Lodging};
 use prost::Message as _;
 
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     cleanup::{Cleaner, TREES},
     error::Error,
     fetch::Lease,
+    renewal::Part,
     room,
     run::INPUT_ROOT,
     stage::{Prepared, Staging},
@@ -122,6 +123,8 @@ pub struct Local {
     cleaner: Cleaner,
     links: Option<LinksOf>,
     bases: Option<Arc<Bases>>,
+    /// Where what commands print can be read while they run.
+    logs: Option<Arc<LocalLogs>>,
 }
 
 /// Tells where the blobs of an instance lie as files.
@@ -149,7 +152,8 @@ impl Local {
             Mode::None | Mode::Auto => 0,
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
-        Ok(Self { settings, instances, sandbox, cleaner, links: None, bases: None })
+        let (links, bases, logs) = (None, None, None);
+        Ok(Self { settings, instances, sandbox, cleaner, links, bases, logs })
     }
 
     /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
@@ -179,6 +183,21 @@ impl Local {
         Ok(self)
     }
 
+    /// Lets what commands print be read while they run.
+    #[must_use]
+    pub fn showing(mut self, logs: Arc<LocalLogs>) -> Self {
+        self.logs = Some(logs);
+        self
+    }
+
+    /// Begins to show what a command prints.
+    fn show(&self, prepared: &Prepared) -> Option<ActionLogs> {
+        let (task, folder) = (&prepared.lease.task, &prepared.folder);
+        let (stdout, stderr) = (folder.part(Part::Stdout), folder.part(Part::Stderr));
+        let instance = &task.submission.key.instance;
+        Some(self.logs.as_ref()?.begin(instance, task.attempt_id.0, stdout, stderr))
+    }
+
     /// The way of a task from stage to stage.
     async fn stages(&self, task: Task, report: &Report) -> Result<Outcome, Error> {
         let settings = &self.settings;
@@ -206,6 +225,7 @@ impl Local {
         report.turn().await;
         room::check(&settings.folder)?;
         report.progress(Progress::Running);
+        let shown = self.show(&prepared);
         let input_root = settings.input_root.as_deref();
         let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
         let ran = running.await?;
@@ -215,7 +235,7 @@ impl Local {
         }
         let times = Times { fetched, ran: clock.now() };
         report.progress(Progress::Uploading);
-        let settled = ran.settle(settings, mode, clock, times);
+        let settled = ran.settle(settings, mode, clock, times, shown);
         within("storing outputs", settings.upload_deadline, settled).await
     }
 }

@@ -11,6 +11,7 @@ use bbb_reapi::{
 };
 use bbb_sandbox::{ExecRoot, Mode, View};
 use bbb_scheduler::Outcome;
+use bbb_storage::ActionLogs;
 use prost::Message as _;
 
 use crate::{
@@ -32,6 +33,7 @@ impl Ran {
         mode: Mode,
         clock: Clock,
         times: Times,
+        shown: Option<ActionLogs>,
     ) -> Result<Outcome, Error> {
         let uploads_from = clock.now();
         let lease = Arc::clone(&self.prepared.lease);
@@ -68,6 +70,9 @@ impl Ran {
         result.stdout_digest = stdout.map(|digest| digest.to_proto());
         result.stderr_digest = stderr.map(|digest| digest.to_proto());
         blobs.store(&lease.stores, settings.download_concurrency).await?;
+        if let (Some(shown), Some(stdout), Some(stderr)) = (shown, stdout, stderr) {
+            shown.end(stdout, stderr);
+        }
 
         let metadata = metadata(&ran, settings, clock, times, uploads_from);
         result.execution_metadata = Some(metadata);

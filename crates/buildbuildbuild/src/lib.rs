@@ -3,6 +3,8 @@
 mod cluster_page;
 pub mod flags;
 pub mod greeting;
+mod groups;
+mod logs;
 mod membership;
 mod memory;
 mod metrics;

@@ -19,10 +19,10 @@ use bbb_cluster::{
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{
-    Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+    Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings, SharedLogs,
     work::{ClusterDispatch, PeerReach, WorkSettings},
 };
-use bbb_storage::{Bucket, Disk};
+use bbb_storage::{Bucket, Disk, LocalLogs};
 use tokio::{
     net::UdpSocket,
     sync::watch,
@@ -176,6 +176,11 @@ impl Membership {
     ) -> Arc<ClusterDispatch> {
         let reach = PeerReach::new(Arc::clone(&self.connections), peers);
         ClusterDispatch::start(WorkSettings::default(), self.cluster.view(), reach, scheduler)
+    }
+
+    /// The logs of all nodes, `local` being those of this one.
+    pub(crate) fn share_logs(&self, local: &Arc<LocalLogs>) -> SharedLogs {
+        SharedLogs::new(Arc::clone(local), self.cluster.view(), Arc::clone(&self.connections))
     }
 
     /// Looks again and again how busy the node is, to tell the others.

@@ -27,6 +27,8 @@ use crate::{
     cluster_page::ClusterPage,
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, TlsFlags, remember_cache_size},
     greeting::{Bound, greeting},
+    groups::Groups,
+    logs::NodeLogs,
     membership::Membership,
     memory::MemorySplit,
     metrics, open_files,
@@ -41,55 +43,6 @@ const CUT_GRACE: Duration = Duration::from_secs(1);
 
 /// The largest blob that is taken where there is a bucket: what S3 takes in 10,000 parts of the usual size.
 const MAX_BUCKET_BLOB_BYTES: u64 = 64 << 30;
-
-/// The groups of a node's tasks, in the order in which they stop: whoever asks before whoever answers.
-struct Groups {
-    /// Ways to meet other nodes: who leaves attracts nobody.
-    meeting: TaskGroup,
-    doors: TaskGroup,
-    worker: TaskGroup,
-    scheduler: TaskGroup,
-    cleaning: TaskGroup,
-    tiers: TaskGroup,
-    /// Connections to other nodes.
-    peers: TaskGroup,
-    gossip: TaskGroup,
-    bucket: TaskGroup,
-    disk: TaskGroup,
-}
-
-impl Groups {
-    fn new() -> Self {
-        Self {
-            meeting: TaskGroup::new("meeting"),
-            doors: TaskGroup::new("doors"),
-            worker: TaskGroup::new("worker"),
-            scheduler: TaskGroup::new("scheduler"),
-            cleaning: TaskGroup::new("cleaning"),
-            tiers: TaskGroup::new("tiers"),
-            peers: TaskGroup::new("peers"),
-            gossip: TaskGroup::new("gossip"),
-            bucket: TaskGroup::new("bucket"),
-            disk: TaskGroup::new("disk"),
-        }
-    }
-
-    /// All of them, in the order in which they stop.
-    const fn in_order(&self) -> [&TaskGroup; 10] {
-        [
-            &self.meeting,
-            &self.doors,
-            &self.worker,
-            &self.scheduler,
-            &self.cleaning,
-            &self.tiers,
-            &self.peers,
-            &self.gossip,
-            &self.bucket,
-            &self.disk,
-        ]
-    }
-}
 
 /// What stands behind the seams.
 #[derive(Clone)]
@@ -147,9 +100,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => Work::Alone(Scheduler::start(&groups.scheduler, Limits::default())),
     };
     let dispatch = work.dispatch();
+    let logs = NodeLogs::start(
+        &settings.node_name,
+        &disk,
+        bucket.as_ref(),
+        membership.as_ref(),
+        &instances,
+        &groups.tiers,
+    );
+    let logs = logs.context("cannot make the folder of logs (--cache_dir)")?;
     if settings.worker_slots > 0 {
         let storage = storage.clone();
-        start_worker(&settings, memory, &disk, storage, &instances, &dispatch, &groups).await?;
+        let worker = Worker { disk: &disk, memory, storage, logs: &logs };
+        start_worker(&settings, worker, &instances, &dispatch, &groups).await?;
     }
     // Now that the sandbox has started: actions are to have the usual limit.
     open_files::raise_limit();
@@ -162,7 +125,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         work: work.clone(),
     };
     let pages = page.routes().merge(metrics::routes(work.clone(), settings.worker_slots as u64));
-    let clients = client_doors(&settings, &budgets, instances, dispatch, &work)?;
+    let clients = client_doors(&settings, &budgets, instances, dispatch, &work, &logs)?;
     let mut port = Port::new(memory.windows_bytes, clients.with_pages(pages));
     if let Some(tls) = client_tls {
         port = port.with_client_tls(tls);
@@ -170,7 +133,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
         // Other nodes upload nothing.
         let budgets = Budgets::new(memory.node_requests_bytes, 0);
-        let mut doors = node_doors(&settings, &budgets, tiered, &disk, membership);
+        let mut doors = node_doors(&settings, &budgets, tiered, &disk, membership, &logs);
         if let Work::Shared(dispatch) = &work {
             let work = Arc::clone(dispatch) as Arc<dyn bbb_peer::work::Work>;
             doors = doors.with_service(WorkService::new(work, &groups.scheduler));
@@ -331,12 +294,18 @@ fn instances(storage: &Storage, memory: MemorySplit) -> Arc<Instances> {
     }))
 }
 
+/// What a worker works with.
+struct Worker<'a> {
+    memory: MemorySplit,
+    disk: &'a Arc<Disk>,
+    storage: Storage,
+    logs: &'a NodeLogs,
+}
+
 /// Starts the sandbox and a worker with its slots, and attaches them to the scheduler.
 async fn start_worker(
     settings: &Settings,
-    memory: MemorySplit,
-    disk: &Arc<Disk>,
-    storage: Storage,
+    Worker { disk, memory, storage, logs }: Worker<'_>,
     instances: &Arc<Instances>,
     dispatch: &Arc<dyn Dispatch>,
     groups: &Groups,
@@ -370,7 +339,8 @@ async fn start_worker(
         .context("cannot set up the worker")?
         .linking(move |instance| storage.local_files(instance))
         .keeping_trees(disk.lodging(), &groups.cleaning)
-        .context("cannot make a folder for staged trees (--cache_dir)")?;
+        .context("cannot make a folder for staged trees (--cache_dir)")?
+        .showing(Arc::clone(&logs.local));
     Slots::new(offer(settings)?, Arc::clone(dispatch), Arc::new(local))
         .draining_for(settings.drain_timeout)
         .start(&groups.worker);
@@ -398,6 +368,7 @@ fn client_doors(
     instances: Arc<Instances>,
     dispatch: Arc<dyn Dispatch>,
     work: &Work,
+    logs: &NodeLogs,
 ) -> anyhow::Result<Doors> {
     let required_header = settings.required_header.as_ref();
     let required_header = required_header
@@ -414,7 +385,7 @@ fn client_doors(
         required_header,
         max_blob_bytes: max_blob_bytes(settings),
     };
-    Ok(Doors::new(for_clients, budgets, Arc::clone(&instances))
+    Ok(Doors::with_logs(for_clients, budgets, Arc::clone(&instances), Arc::clone(&logs.all))
         .with_service(Execution::new(instances, Arc::clone(&dispatch), execution).into_server())
         .with_service(Operations::new(dispatch).into_server()))
 }
@@ -427,6 +398,7 @@ fn node_doors(
     tiered: &Arc<Tiered>,
     disk: &Arc<Disk>,
     membership: &Membership,
+    logs: &NodeLogs,
 ) -> Doors {
     let max_blob_bytes = max_blob_bytes(settings);
     let stores = |far: Far, name: &InstanceName| {
@@ -441,7 +413,7 @@ fn node_doors(
         let far = Far { cas: near.cas(name), results: near.action_cache(name) };
         stores(far, name)
     });
-    Doors::for_nodes(max_blob_bytes, budgets, Arc::new(shared))
+    Doors::for_nodes(max_blob_bytes, budgets, Arc::new(shared), Some(Arc::clone(&logs.local) as _))
         .with_service(membership.service(disk))
         .with_doors_under("/near", Doors::for_nodes_near(max_blob_bytes, budgets, Arc::new(near)))
 }

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use axum::{Router, routing::any};
 use bbb_reapi::{
-    Invalid, Resource, UploadResource,
+    Invalid, LogWriteResource, Resource, UploadResource,
     proto::bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse, WriteResponse},
 };
+use bbb_storage::Logs;
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
@@ -22,6 +23,7 @@ use crate::{
     wire::{Message, Request, Response, unary},
 };
 
+mod logs;
 mod message;
 mod read;
 mod uploads;
@@ -33,8 +35,8 @@ pub use uploads::Uploads;
 pub const NAME: &str = "google.bytestream.ByteStream";
 
 /// The routes of the service.
-pub fn routes(door: Door, uploads: Arc<Uploads>) -> Router {
-    let service = Arc::new(ByteStream { door, uploads });
+pub fn routes(door: Door, uploads: Arc<Uploads>, logs: Option<Arc<dyn Logs>>) -> Router {
+    let service = Arc::new(ByteStream { door, uploads, logs });
     let (reader, writer, asker) = (Arc::clone(&service), Arc::clone(&service), service);
     Router::new()
         .route(
@@ -54,6 +56,8 @@ pub fn routes(door: Door, uploads: Arc<Uploads>) -> Router {
 struct ByteStream {
     door: Door,
     uploads: Arc<Uploads>,
+    /// None where there are no logs.
+    logs: Option<Arc<dyn Logs>>,
 }
 
 impl ByteStream {
@@ -61,7 +65,7 @@ impl ByteStream {
         self.door
             .wire
             .one_message(request, async |message, deadline| {
-                read::read(&self.door, message, deadline).await
+                read::read(&self.door, self.logs.as_deref(), message, deadline).await
             })
             .await
     }
@@ -70,7 +74,8 @@ impl ByteStream {
         self.door
             .wire
             .stream(request, async |requests, _| {
-                let committed_size = write::write(&self.door, &self.uploads, requests).await?;
+                let committed_size =
+                    write::write(&self.door, &self.uploads, self.logs.as_deref(), requests).await?;
                 let response = WriteResponse { committed_size };
                 Ok(unary(Message::encoded(response.encode_to_vec())))
             })
@@ -89,7 +94,13 @@ impl ByteStream {
 
     async fn write_status(&self, message: Bytes) -> Result<QueryWriteStatusResponse, Status> {
         let request = QueryWriteStatusRequest::decode(message).map_err(undecodable)?;
-        let upload = upload_resource(&request.resource_name)?;
+        let upload = match write_resource(&request.resource_name)? {
+            Written::Blob(upload) => upload,
+            Written::Log(log) => {
+                let logs = self.logs.as_deref().ok_or_else(no_logs)?;
+                return logs::write_status(logs, &log).await;
+            }
+        };
         let stores = self.door.instances.get(&upload.blob.instance);
         let missing = stores.cas.find_missing(&[upload.blob.digest]).await;
         if missing.map_err(|error| error.into_status())?.is_empty() {
@@ -106,10 +117,25 @@ impl ByteStream {
     }
 }
 
-/// Reads the name of an upload.
-fn upload_resource(name: &str) -> Result<UploadResource, Status> {
+/// What is written.
+enum Written {
+    Blob(UploadResource),
+    Log(LogWriteResource),
+}
+
+fn no_logs() -> Status {
+    not_found("there are no logs here")
+}
+
+/// Reads the name of what is written.
+fn write_resource(name: &str) -> Result<Written, Status> {
     match Resource::parse(name).map_err(|invalid| invalid.into_status())? {
-        Resource::Upload(upload) => Ok(upload),
+        Resource::Upload(upload) => Ok(Written::Blob(upload)),
+        Resource::LogWrite(log) => Ok(Written::Log(log)),
+        Resource::Log(_) => {
+            let what = "is the name by which a log is read; it is written by the other one";
+            Err(Invalid::new("resource_name", what).into_status())
+        }
         Resource::Blob(_) => {
             let what = "names a blob to be read; to write one, uploads/{uuid}/ stands before it";
             Err(Invalid::new("resource_name", what).into_status())

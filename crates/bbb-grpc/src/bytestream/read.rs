@@ -1,37 +1,49 @@
 //! `ByteStream.Read`.
 
 use bbb_reapi::{BlobResource, Compressor, Invalid, Resource, proto::bytestream::ReadRequest};
-use bbb_storage::{Blob, Content, Encoding, Error, READ_CHUNK_BYTES, Wanted, zstd};
+use bbb_storage::{Blob, Content, Encoding, Error, Logs, READ_CHUNK_BYTES, Wanted, zstd};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream, stream::BoxStream};
 use prost::Message as _;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::logs;
 use crate::{
     Door,
     door::undecodable,
-    status::{IntoStatus as _, out_of_range},
+    status::{IntoStatus as _, not_found, out_of_range},
     wire::{Message, Response, streaming, unary},
 };
 
 /// The most data that one message holds, in bytes: clients take messages of 4 MiB.
-const MAX_DATA_BYTES: usize = 1 << 20;
+pub(super) const MAX_DATA_BYTES: usize = 1 << 20;
 
 /// The number of `ReadResponse.data`.
-const DATA: u32 = 10;
+pub(super) const DATA: u32 = 10;
 
 /// Answers a call.
 pub(super) async fn read(
     door: &Door,
+    logs: Option<&dyn Logs>,
     message: Bytes,
     deadline: Option<Instant>,
 ) -> Result<Response, Status> {
     let request = ReadRequest::decode(message).map_err(undecodable)?;
     let parsed = Resource::parse(&request.resource_name).map_err(|error| error.into_status())?;
-    let Resource::Blob(resource) = parsed else {
-        let what = "names an upload; a blob to be read has no uploads/{uuid}/ before it";
-        return Err(Invalid::new("resource_name", what).into_status());
+    let invalid = |what| Err(Invalid::new("resource_name", what).into_status());
+    let resource = match (parsed, logs) {
+        (Resource::Blob(resource), _) => resource,
+        (Resource::Log(log), Some(logs)) => {
+            return logs::read(logs, &log, &request, deadline).await;
+        }
+        (Resource::Log(_), None) => return Err(not_found("there are no logs here")),
+        (Resource::Upload(_), _) => {
+            return invalid("names an upload; a blob to be read has no uploads/{uuid}/ before it");
+        }
+        (Resource::LogWrite(_), _) => {
+            return invalid("is the name by which a log is written; it is read by the other one");
+        }
     };
     let wanted = wanted(&request, &resource)?;
     let stores = door.instances.get(&resource.instance);

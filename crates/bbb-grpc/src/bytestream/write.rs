@@ -3,15 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use bbb_reapi::{Compressor, Invalid, UploadResource};
-use bbb_storage::{Cas, Encoding, Source, SourceContent};
+use bbb_storage::{Cas, Encoding, Logs, Source, SourceContent};
 use futures::{FutureExt as _, future};
 use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
+    Written,
     message::WriteMessage,
-    upload_resource,
+    no_logs,
     uploads::{Active, Fed, Uploads},
+    write_resource,
 };
 use crate::{
     Door, Reservation,
@@ -30,12 +32,19 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 pub(super) async fn write(
     door: &Door,
     uploads: &Arc<Uploads>,
+    logs: Option<&dyn Logs>,
     mut requests: Requests,
 ) -> Result<i64, Status> {
     let Some(first) = next(&mut requests).await? else {
         return Err(Invalid::new("message", "is missing: the stream is empty").into_status());
     };
-    let upload = upload_resource(&first.resource_name)?;
+    let upload = match write_resource(&first.resource_name)? {
+        Written::Blob(upload) => upload,
+        Written::Log(log) => {
+            let logs = logs.ok_or_else(no_logs)?;
+            return super::logs::write(logs, &log, first, requests).await;
+        }
+    };
     door.check_size(&upload.blob.digest).map_err(|invalid| invalid.into_status())?;
     let offset = u64::try_from(first.write_offset)
         .map_err(|_| Invalid::new("write_offset", "is negative").into_status())?;
@@ -71,7 +80,7 @@ pub(super) fn committed_early(upload: &UploadResource) -> i64 {
     }
 }
 
-async fn next(requests: &mut Requests) -> Result<Option<WriteMessage>, Status> {
+pub(super) async fn next(requests: &mut Requests) -> Result<Option<WriteMessage>, Status> {
     let message = requests.next_message().await?;
     message.map(WriteMessage::decode).transpose().map_err(undecodable)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bbb_digest::{Digest, InstanceName};
 use bbb_reapi::{
-    ToProto as _, function_code,
+    Channel, LogHost, LogId, LogResource, ToProto as _, function_code,
     proto::{
         longrunning::{Operation, operation},
         protobuf::{Any, StringValue},
@@ -16,7 +16,9 @@ use bbb_reapi::{
     },
     to_timestamp,
 };
-use bbb_scheduler::{DispatchError, End, Failure, OperationId, OperationState, Place, Stage};
+use bbb_scheduler::{
+    AttemptId, DispatchError, End, Failure, OperationId, OperationState, Place, Stage,
+};
 use bytes::Bytes;
 use prost::Message as _;
 use tonic::Status;
@@ -107,7 +109,7 @@ pub(super) fn refused(instance: InstanceName, action: Digest, status: rpc::Statu
 
 fn unscheduled(instance: InstanceName, action: Digest, response: Vec<u8>) -> Operation {
     let id = OperationId(uuid::Uuid::new_v4().as_u128());
-    let metadata = encoded_metadata(WireStage::Completed, action, None);
+    let metadata = encoded_metadata(WireStage::Completed, action, None, Default::default());
     ended(OperationName { instance, id }.to_string(), metadata, response)
 }
 
@@ -134,38 +136,52 @@ fn name(state: &OperationState) -> String {
     OperationName { instance: state.key.instance.clone(), id: state.id }.to_string()
 }
 
-/// The streams of stdout and stderr are left unnamed: there are none yet.
 fn metadata(state: &OperationState) -> Any {
     let mut so_far = ExecutedActionMetadata {
         queued_timestamp: Some(to_timestamp(state.queued_at)),
         ..Default::default()
     };
+    let mut logs = [String::new(), String::new()];
     let stage = match &state.stage {
         Stage::Queued(place) => {
             so_far.auxiliary_metadata = vec![shown(place)];
             WireStage::Queued
         }
-        Stage::Executing { worker, since, .. } => {
+        Stage::Executing { worker, since, attempt_id, .. } => {
+            if let Some(attempt_id) = attempt_id {
+                logs = log_names(&state.key.instance, worker, *attempt_id);
+            }
             so_far.worker = worker.to_string();
             so_far.worker_start_timestamp = Some(to_timestamp(*since));
             WireStage::Executing
         }
         Stage::Completed { .. } => WireStage::Completed,
     };
-    encoded_metadata(stage, state.key.action, Some(so_far))
+    encoded_metadata(stage, state.key.action, Some(so_far), logs)
+}
+
+/// What the standard output and error of an attempt are called: the worker has them under these names too.
+fn log_names(instance: &InstanceName, worker: &str, attempt: AttemptId) -> [String; 2] {
+    let host = LogHost::of_node(worker);
+    [Channel::Stdout, Channel::Stderr].map(|channel| {
+        let id = LogId { host, number: attempt.0, channel };
+        LogResource { instance: instance.clone(), id }.to_string()
+    })
 }
 
 fn encoded_metadata(
     stage: WireStage,
     action: Digest,
     so_far: Option<ExecutedActionMetadata>,
+    [stdout_stream_name, stderr_stream_name]: [String; 2],
 ) -> Any {
     let metadata = ExecuteOperationMetadata {
         stage: stage as i32,
         action_digest: Some(action.to_proto()),
         digest_function: function_code(action.function()) as i32,
         partial_execution_metadata: so_far,
-        ..Default::default()
+        stdout_stream_name,
+        stderr_stream_name,
     };
     Any { type_url: METADATA.into(), value: metadata.encode_to_vec() }
 }

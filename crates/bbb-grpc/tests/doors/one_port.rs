@@ -77,7 +77,7 @@ impl Rig {
         let stores: [_; 3] = std::array::from_fn(|_| memories());
         let [long, short, near] = [0, 1, 2].map(|stack: usize| Arc::clone(&stores[stack].1));
         let max = settings.max_blob_bytes;
-        let nodes = Doors::for_nodes(max, &budgets, short)
+        let nodes = Doors::for_nodes(max, &budgets, short, None)
             .with_service(Echo)
             .with_doors_under("/near", Doors::for_nodes_near(max, &budgets, near));
         let (refused, refusals) = watch::channel(Vec::new());

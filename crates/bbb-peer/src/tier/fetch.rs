@@ -20,14 +20,14 @@ use crate::{
 use super::Bucketed;
 
 /// The path of the call.
-const READ: &str = "/google.bytestream.ByteStream/Read";
+pub(crate) const READ: &str = "/google.bytestream.ByteStream/Read";
 
 /// A `google.bytestream.ReadResponse` whose bytes are not copied.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     /// The next bytes.
     #[prost(bytes = "bytes", tag = "10")]
-    data: Bytes,
+    pub(crate) data: Bytes,
 }
 
 /// What came of asking a node for a blob.

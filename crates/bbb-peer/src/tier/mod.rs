@@ -15,6 +15,7 @@
 
 mod existence;
 mod fetch;
+pub(crate) use fetch::{Piece, READ};
 mod others;
 mod own;
 mod results;

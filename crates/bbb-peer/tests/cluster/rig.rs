@@ -324,7 +324,7 @@ fn port(
     let [clients_budget, peers_budget, near_budget] =
         [(); 3].map(|()| Budgets::new(64 << 20, 64 << 20));
     let near = Doors::for_nodes_near(MAX_BLOB_BYTES, &near_budget, near);
-    let nodes = Doors::for_nodes(MAX_BLOB_BYTES, &peers_budget, peers)
+    let nodes = Doors::for_nodes(MAX_BLOB_BYTES, &peers_budget, peers, None)
         .with_service(service)
         .with_service(work)
         .with_doors_under("/near", near);

@@ -63,6 +63,7 @@ impl Core {
                     was_leased: false,
                     progress: Progress::Fetching,
                     since: now.wall,
+                    attempt_id: None,
                 };
                 self.wait_for_worker(now, seq, awaiting);
                 self.publish(seq);

@@ -14,8 +14,8 @@ use super::{
     timers::Due,
 };
 use crate::{
-    ActionKey, InputPart, Lease, OperationId, OperationState, Place, Progress, Stage, Submission,
-    Task,
+    ActionKey, AttemptId, InputPart, Lease, OperationId, OperationState, Place, Progress, Stage,
+    Submission, Task,
 };
 
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub(super) struct Leased {
     pub(super) lease: Lease,
     pub(super) progress: Progress,
     pub(super) since: SystemTime,
+    pub(super) attempt_id: AttemptId,
     pub(super) deadline: Duration,
 }
 
@@ -73,6 +74,8 @@ pub(super) struct Awaiting {
     pub(super) was_leased: bool,
     pub(super) progress: Progress,
     pub(super) since: SystemTime,
+    /// None where only the worker knows.
+    pub(super) attempt_id: Option<AttemptId>,
 }
 
 impl Operation {
@@ -107,7 +110,7 @@ impl Operation {
     }
 
     /// Its work, as a worker gets it.
-    pub(super) fn task(&self, pool: &Pool) -> Task {
+    pub(super) fn task(&self, pool: &Pool, attempt_id: AttemptId) -> Task {
         Task {
             operation: self.names.first(),
             submission: Submission {
@@ -123,6 +126,7 @@ impl Operation {
             },
             queued_at: self.queued_wall,
             attempt: self.attempt(),
+            attempt_id,
         }
     }
 

@@ -13,7 +13,9 @@ use super::{
     queue::Seq,
     timers::Subject,
 };
-use crate::{End, Failure, Lease, OperationId, Outcome, Progress, Stage, Story, Task, ToWorker};
+use crate::{
+    AttemptId, End, Failure, Lease, OperationId, Outcome, Progress, Stage, Story, Task, ToWorker,
+};
 
 impl Core {
     /// Lets an operation wait, and gives it to a worker that has room if there is one.
@@ -45,9 +47,10 @@ impl Core {
         let operation = self.operations.get_mut(&seq)?;
         let progress = Progress::Fetching;
         let deadline = now.since_start.saturating_add(phase_limit(progress, operation.timeout));
-        let leased = Leased { worker, lease, progress, since: now.wall, deadline };
+        let attempt_id = AttemptId::granted(operation.names.first(), operation.attempt(), now.wall);
+        let leased = Leased { worker, lease, progress, since: now.wall, attempt_id, deadline };
         operation.phase = Phase::Leased(leased);
-        let task = operation.task(self.pools.get(&operation.pool)?);
+        let task = operation.task(self.pools.get(&operation.pool)?, attempt_id);
         self.attached(seq);
         Some((lease, task))
     }
@@ -286,21 +289,24 @@ impl Core {
 
     fn stage(&self, seq: Seq) -> Option<Stage> {
         let operation = self.operations.get(&seq)?;
-        let executing = |worker, progress, since| Stage::Executing {
+        let executing = |worker, progress, since, attempt_id| Stage::Executing {
             worker,
             progress,
             attempt: operation.attempt(),
             since,
+            attempt_id,
         };
         Some(match &operation.phase {
             Phase::Queued { .. } => {
                 Stage::Queued(operation.place(seq, self.pools.get(&operation.pool)))
             }
             Phase::Leased(leased) => {
-                executing(self.worker_name(leased.worker), leased.progress, leased.since)
+                let worker = self.worker_name(leased.worker);
+                executing(worker, leased.progress, leased.since, Some(leased.attempt_id))
             }
             Phase::Awaiting(awaiting) => {
-                executing(Arc::clone(&awaiting.worker), awaiting.progress, awaiting.since)
+                let worker = Arc::clone(&awaiting.worker);
+                executing(worker, awaiting.progress, awaiting.since, awaiting.attempt_id)
             }
             Phase::Ended { .. } => return None,
         })

@@ -8,7 +8,9 @@ use super::{
     operation::{Awaiting, Leased, Phase},
     queue::Seq,
 };
-use crate::{End, Holding, HoldingState, Known, Outcome, Progress, Task, ToWorker};
+use crate::{
+    AttemptId, End, Holding, HoldingState, Known, OperationId, Outcome, Progress, Task, ToWorker,
+};
 
 impl Core {
     /// Takes up or ends what a worker brought, and queues what it was believed to have and did not bring. It hears of
@@ -19,11 +21,11 @@ impl Core {
         // What runs has the slots. Those that are equal keep the order in which they were given.
         holdings.sort_by_key(|holding| std::cmp::Reverse(progress_of(&holding.state)));
         for Holding { task, state } in holdings {
-            let operation = task.operation;
+            let (operation, attempt_id) = (task.operation, task.attempt_id);
             let taken = match (self.brought(now, &name, task), state) {
                 (None, _) => false,
                 (Some(seq), HoldingState::Held(progress)) => {
-                    self.take_up(now, id, seq, operation, progress)
+                    self.take_up(now, id, seq, (operation, attempt_id), progress)
                 }
                 (Some(seq), HoldingState::Ended(outcome)) => {
                     self.heard_end(now, seq, outcome, &name);
@@ -60,6 +62,7 @@ impl Core {
             was_leased: true,
             progress: leased.progress,
             since: leased.since,
+            attempt_id: Some(leased.attempt_id),
         };
         self.wait_for_worker(now, seq, awaiting);
     }
@@ -114,6 +117,7 @@ impl Core {
             was_leased: false,
             progress: Progress::Fetching,
             since: now.wall,
+            attempt_id: Some(task.attempt_id),
         };
         self.wait_for_worker(now, seq, awaiting);
         Some(seq)
@@ -125,7 +129,7 @@ impl Core {
         now: Now,
         id: WorkerId,
         seq: Seq,
-        name: crate::OperationId,
+        (name, attempt_id): (OperationId, AttemptId),
         progress: Progress,
     ) -> bool {
         let Some(operation) = self.operations.get(&seq) else { return false };
@@ -138,7 +142,8 @@ impl Core {
         let lease = self.next_lease();
         let Some(operation) = self.operations.get_mut(&seq) else { return false };
         let deadline = now.since_start.saturating_add(phase_limit(progress, operation.timeout));
-        operation.phase = Phase::Leased(Leased { worker: id, lease, progress, since, deadline });
+        operation.phase =
+            Phase::Leased(Leased { worker: id, lease, progress, since, attempt_id, deadline });
         self.attached(seq);
         self.lend(now, id, lease, seq, progress);
         self.effects.push(Effect::Tell(id, ToWorker::Keep(lease, name)));

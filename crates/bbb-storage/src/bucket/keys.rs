@@ -3,6 +3,7 @@
 //! ```text
 //! <prefix>/v1/<hh>/cas/<instance>/<function>/<hash>-<size>   blobs
 //! <prefix>/v1/<hh>/ac/<instance>/<function>/<hash>-<size>    results, by the digest of the action
+//! <prefix>/v1/<hh>/log/<instance>/<function>/<hash>-<size>   pages of logs, by a digest that follows from their names
 //! <prefix>/v1/meta/<name>                                    what the nodes keep about the bucket itself
 //! ```
 //!
@@ -28,15 +29,18 @@ pub(crate) enum Kind {
     Blob,
     /// The result of an action.
     Result,
+    /// A page that tells which blobs some logs are.
+    Log,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Blob, Self::Result];
+    pub(crate) const ALL: [Self; 3] = [Self::Blob, Self::Result, Self::Log];
 
     const fn folder(self) -> &'static str {
         match self {
             Self::Blob => "cas",
             Self::Result => "ac",
+            Self::Log => "log",
         }
     }
 }
@@ -135,7 +139,7 @@ mod tests {
         for prefix in ["", "a", "a b/ü%20"] {
             let keys = Keys::new(&Path::from(prefix));
             for function in Function::ALL {
-                for (kind, instance) in Kind::ALL.into_iter().zip(["", "ü/%20 x~#?"]) {
+                for (kind, instance) in Kind::ALL.into_iter().zip(["", "ü/%20 x~#?", "a"]) {
                     let digest = Digest::of(function, b"hello");
                     let key = keys.entry(kind, &instance.parse().unwrap(), digest);
                     assert_eq!(keys.parse(&key), Some((kind, digest)), "{key}");
@@ -155,7 +159,7 @@ mod tests {
             good.replace("p/", "q/"),
             good.replace("/v1/", "/v2/"),
             good.replace("/2c/", "/2d/"),
-            good.replace("/cas/", "/log/"),
+            good.replace("/cas/", "/other/"),
             good.replace("sha256", "md5"),
             good.replace("-5", "-05"),
             format!("{good}/x"),

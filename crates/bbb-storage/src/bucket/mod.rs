@@ -205,7 +205,12 @@ impl Bucket {
 
     /// The results of an instance. They are not checked to be complete.
     pub fn action_cache(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
-        Arc::new(results::Results::new(self, instance))
+        Arc::new(results::Results::new(self, instance, keys::Kind::Result))
+    }
+
+    /// The pages of an instance's logs, which have the form of results.
+    pub fn log_pages(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results::new(self, instance, keys::Kind::Log))
     }
 
     /// What was asked of the bucket since the start.

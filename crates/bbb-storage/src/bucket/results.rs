@@ -25,11 +25,13 @@ const EXPECTED_BYTES: u64 = 64 << 10;
 pub(super) struct Results {
     bucket: Arc<Bucket>,
     instance: InstanceName,
+    /// Results, or what has their form.
+    kind: Kind,
 }
 
 impl Results {
-    pub(super) fn new(bucket: &Arc<Bucket>, instance: &InstanceName) -> Self {
-        Self { bucket: Arc::clone(bucket), instance: instance.clone() }
+    pub(super) fn new(bucket: &Arc<Bucket>, instance: &InstanceName, kind: Kind) -> Self {
+        Self { bucket: Arc::clone(bucket), instance: instance.clone(), kind }
     }
 }
 
@@ -37,7 +39,7 @@ impl Results {
 #[deny(clippy::missing_trait_methods)]
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
-        let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
+        let key = self.bucket.keys.entry(self.kind, &self.instance, action);
         let _taken = self.bucket.budget.reads.take(EXPECTED_BYTES).await?;
         let mut doubts = Doubts::default();
         loop {
@@ -51,7 +53,7 @@ impl ActionCache for Results {
             };
             let damage = match decode_result(&key, &fetched.bytes) {
                 Ok(result) => {
-                    let is_held = self.bucket.hold(Kind::Result, &fetched.meta).await?;
+                    let is_held = self.bucket.hold(self.kind, &fetched.meta).await?;
                     return Ok(is_held.then(|| Arc::new(result)));
                 }
                 Err(damage) => damage.of_bytes(&fetched.bytes),
@@ -68,14 +70,14 @@ impl ActionCache for Results {
     }
 
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
-        let key = self.bucket.keys.entry(Kind::Result, &self.instance, action);
+        let key = self.bucket.keys.entry(self.kind, &self.instance, action);
         let object = encode_result(&key, &result, self.bucket.settings.compress);
         if object.len() as u64 > MAX_RESULT_BYTES {
             let what = format!("results are limited to {MAX_RESULT_BYTES} bytes");
             return Err(Error::Full { size_bytes: object.len() as u64, what });
         }
         let _taken = self.bucket.budget.writes.take(object.len() as u64).await?;
-        let put = self.bucket.put(Kind::Result, &key, PutPayload::from(object)).await;
+        let put = self.bucket.put(self.kind, &key, PutPayload::from(object)).await;
         put.map_err(|failure| failure.into_error("writing the result of", action))
     }
 }

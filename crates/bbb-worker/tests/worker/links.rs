@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use bbb_digest::{Digest, Function};
 use bbb_lifecycle::TaskGroup;
 use bbb_scheduler::{
-    ActionKey, Dispatch, DispatchError, Filter, FromWorker, Holding, HoldingState, Lease, Listing,
-    OperationId, Outcome, Page, Progress, SchedulerEnd, Snapshot, Submission, Task, ToWorker,
-    Watch, WorkerLink, WorkerOffer,
+    ActionKey, AttemptId, Dispatch, DispatchError, Filter, FromWorker, Holding, HoldingState,
+    Lease, Listing, OperationId, Outcome, Page, Progress, SchedulerEnd, Snapshot, Submission, Task,
+    ToWorker, Watch, WorkerLink, WorkerOffer,
 };
 use bbb_worker::{Executor, Report, Slots};
 use bytes::Bytes;
@@ -154,6 +154,7 @@ fn task(operation: u128) -> Task {
         }),
         queued_at: std::time::SystemTime::UNIX_EPOCH,
         attempt: 1,
+        attempt_id: AttemptId(operation),
     }
 }
 

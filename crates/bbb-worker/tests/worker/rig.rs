@@ -16,7 +16,7 @@ use bbb_reapi::{
     proto::{protobuf, reapi},
 };
 use bbb_sandbox::{Config, Launched, Mode};
-use bbb_scheduler::{ActionKey, OperationId, Outcome, Submission, Task};
+use bbb_scheduler::{ActionKey, AttemptId, OperationId, Outcome, Submission, Task};
 use bbb_storage::{
     Blob, Cas, CasExt as _, Complete, Content, Disk, DiskSettings, Encoding, Error, Instances,
     LocalFile, LocalFiles, Result, Source, Stores, TreeCache, Trees, Wanted,
@@ -345,6 +345,7 @@ impl Rig {
             },
             queued_at: SystemTime::now(),
             attempt: 1,
+            attempt_id: AttemptId(u128::from(action.hash()[0])),
         }
     }
 

@@ -61,7 +61,10 @@ fn state(id: OperationId, stage: Stage) -> Arc<OperationState> {
 fn executing(id: OperationId, worker: &str, attempt: u32) -> Arc<OperationState> {
     let since = SystemTime::UNIX_EPOCH;
     let progress = Progress::Running;
-    state(id, Stage::Executing { worker: worker.into(), progress, attempt, since })
+    state(
+        id,
+        Stage::Executing { worker: worker.into(), progress, attempt, since, attempt_id: None },
+    )
 }
 
 fn ended(id: OperationId, outcome: &'static str) -> Arc<OperationState> {

@@ -7,10 +7,10 @@ use std::{
 
 use bbb_digest::Digest;
 use bbb_scheduler::{
-    ActionKey, Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart, Known, Lease,
-    Listing, MAX_INPUT_PARTS, OperationId, OperationState, Outcome, Place, Platform, PoolState,
-    Progress, Snapshot, Stage, StageKind, Staged, Story, Submission, Task, ToWorker, WorkerOffer,
-    WorkerState,
+    ActionKey, AttemptId, Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart,
+    Known, Lease, Listing, MAX_INPUT_PARTS, OperationId, OperationState, Outcome, Place, Platform,
+    PoolState, Progress, Snapshot, Stage, StageKind, Staged, Story, Submission, Task, ToWorker,
+    WorkerOffer, WorkerState,
 };
 
 use crate::{
@@ -65,6 +65,13 @@ fn key(instance_name: &str, action: Option<&proto::Digest>) -> Result<ActionKey,
 impl Read<bytes::Bytes> for OperationId {
     fn read(message: bytes::Bytes) -> Result<Self, Garbled> {
         let bytes = <[u8; 16]>::try_from(&*message).map_err(|_| Garbled("operation's name"))?;
+        Ok(Self(u128::from_be_bytes(bytes)))
+    }
+}
+
+impl Read<bytes::Bytes> for AttemptId {
+    fn read(message: bytes::Bytes) -> Result<Self, Garbled> {
+        let bytes = <[u8; 16]>::try_from(&*message).map_err(|_| Garbled("attempt's name"))?;
         Ok(Self(u128::from_be_bytes(bytes)))
     }
 }
@@ -127,6 +134,10 @@ impl Read<proto::OperationState> for Arc<OperationState> {
                 progress: read(executing.progress)?,
                 attempt: executing.attempt,
                 since: time(executing.since_us)?,
+                attempt_id: match executing.attempt_id.is_empty() {
+                    true => None,
+                    false => Some(read(executing.attempt_id)?),
+                },
             },
             Wire::Completed(proto::Completed { at_us, end }) => {
                 Stage::Completed { at: time(at_us)?, end: there("end", end)? }
@@ -189,6 +200,7 @@ impl Read<proto::Task> for Task {
             submission: there("submission", message.submission)?,
             queued_at: time(message.queued_at_us)?,
             attempt: message.attempt,
+            attempt_id: read(message.attempt_id)?,
         })
     }
 }

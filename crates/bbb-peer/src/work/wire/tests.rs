@@ -5,9 +5,9 @@ use std::{
 
 use bbb_digest::{Digest, Function};
 use bbb_scheduler::{
-    ActionKey, Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart, Known, Lease,
-    Listing, OperationId, OperationState, Outcome, Place, PoolState, Progress, Snapshot, Stage,
-    Staged, Story, Submission, Task, ToWorker, WorkerOffer, WorkerState,
+    ActionKey, AttemptId, Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart,
+    Known, Lease, Listing, OperationId, OperationState, Outcome, Place, PoolState, Progress,
+    Snapshot, Stage, Staged, Story, Submission, Task, ToWorker, WorkerOffer, WorkerState,
 };
 
 use super::*;
@@ -68,14 +68,21 @@ fn states() -> Vec<Arc<OperationState>> {
     let ends = failures.into_iter().map(End::Failed).chain([End::Decided("response".into())]);
     let completed = ends.map(|end| Stage::Completed { at: moment(3), end });
     let executing = [Progress::Fetching, Progress::Running, Progress::Uploading].map(|progress| {
-        Stage::Executing { worker: "w".into(), progress, attempt: 2, since: moment(4) }
+        Stage::Executing {
+            worker: "w".into(),
+            progress,
+            attempt: 2,
+            since: moment(4),
+            attempt_id: (progress != Progress::Fetching).then_some(AttemptId(7 << 90)),
+        }
     });
     let queued = Stage::Queued(Place { ahead: 1, waiting: 2, slots: 3 });
     completed.chain(executing).chain([queued]).map(state).collect()
 }
 
 fn task() -> Task {
-    Task { operation: ID, submission: submission(), queued_at: moment(5), attempt: 3 }
+    let attempt_id = AttemptId(9 << 80);
+    Task { operation: ID, submission: submission(), queued_at: moment(5), attempt: 3, attempt_id }
 }
 
 /// That a word is the same after its way over the wire.

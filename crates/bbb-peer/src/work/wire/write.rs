@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bbb_scheduler::{
-    Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart, Known, Listing,
+    AttemptId, Demand, End, Failure, FromWorker, Holding, HoldingState, InputPart, Known, Listing,
     OperationId, OperationState, Outcome, Place, Platform, PoolState, Progress, Snapshot, Stage,
     StageKind, Submission, Task, ToWorker, WorkerOffer, WorkerState,
 };
@@ -18,6 +18,11 @@ use crate::{
 /// The bytes of a name.
 pub(in crate::work) fn id(id: OperationId) -> Bytes {
     Bytes::copy_from_slice(&id.0.to_be_bytes())
+}
+
+/// The same of an attempt's.
+fn attempt(attempt: AttemptId) -> Bytes {
+    Bytes::copy_from_slice(&attempt.0.to_be_bytes())
 }
 
 /// A word that goes as a message `M`.
@@ -98,12 +103,13 @@ impl From<&OperationState> for proto::OperationState {
             Stage::Queued(Place { ahead, waiting, slots }) => {
                 Wire::Queued(proto::Queued { ahead: *ahead, waiting: *waiting, slots: *slots })
             }
-            Stage::Executing { worker, progress, attempt, since } => {
+            Stage::Executing { worker, progress, attempt, since, attempt_id } => {
                 Wire::Executing(proto::Executing {
                     worker: worker.to_string(),
                     progress: proto::Progress::from(*progress).into(),
                     attempt: *attempt,
                     since_us: time_us(*since),
+                    attempt_id: attempt_id.map(self::attempt).unwrap_or_default(),
                 })
             }
             Stage::Completed { at, end } => {
@@ -181,6 +187,7 @@ impl From<Task> for proto::Task {
             submission: Some((&task.submission).into()),
             queued_at_us: time_us(task.queued_at),
             attempt: task.attempt,
+            attempt_id: attempt(task.attempt_id),
         }
     }
 }

@@ -313,7 +313,7 @@ fn list_group(
     let shards = group * GROUP..(group + 1) * GROUP;
     let of_kind = move |kind| shards.clone().map(move |shard| (kind, shard as u8));
     let life = Arc::clone(life);
-    stream::iter([Kind::Result, Kind::Blob].into_iter().flat_map(of_kind)).flat_map(
+    stream::iter([Kind::Result, Kind::Log, Kind::Blob].into_iter().flat_map(of_kind)).flat_map(
         move |(kind, shard)| {
             let life = Arc::clone(&life);
             life.store.list(life.keys.shard(shard, kind)).try_filter_map(move |meta| {

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use bbb_digest::{Digest, Function};
-use bbb_scheduler::{ActionKey, Submission};
+use bbb_scheduler::{ActionKey, AttemptId, Submission};
 use proptest::prelude::*;
 
 use super::*;
@@ -242,6 +242,7 @@ fn task(operation: u128) -> Task {
         }),
         queued_at: SystemTime::UNIX_EPOCH,
         attempt: 1,
+        attempt_id: AttemptId(operation),
     }
 }
 

@@ -1,7 +1,7 @@
 use std::time::SystemTime;
 
 use bbb_digest::{Digest, Function};
-use bbb_scheduler::{ActionKey, Submission};
+use bbb_scheduler::{ActionKey, AttemptId, Submission};
 use bytes::Bytes;
 
 use super::*;
@@ -23,6 +23,7 @@ fn task(operation: u128) -> Task {
         }),
         queued_at: SystemTime::UNIX_EPOCH,
         attempt: 1,
+        attempt_id: AttemptId(operation),
     }
 }
 
