@@ -1,6 +1,7 @@
 //! How actions end, and what is told, cached and left of each.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -127,11 +128,12 @@ async fn exec_roots_are_kept_on_request() {
     let script = "echo -n x > f; rm d/removed; mkdir -m 500 d/new; exit 1";
     let bad = rig.run(tree, &command(script, &["f"])).await;
     let path = bad.response.message.strip_prefix("exec root kept at ").unwrap();
-    until(|| std::path::Path::new(path).exists()).await;
+    until(|| Path::new(path).exists()).await;
     // One folder as the action left it, with the inputs that it shared with others.
-    assert_eq!(std::fs::read(format!("{path}/root/f")).unwrap(), b"x");
-    assert_eq!(std::fs::read(format!("{path}/root/d/l")).unwrap(), b"i");
-    let names = std::fs::read_dir(format!("{path}/root/d")).unwrap();
+    let root = Path::new(path).join("root");
+    assert_eq!(std::fs::read(root.join("f")).unwrap(), b"x");
+    assert_eq!(std::fs::read(root.join("d/l")).unwrap(), b"i");
+    let names = std::fs::read_dir(root.join("d")).unwrap();
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["input", "l", "new"]);
@@ -150,8 +152,8 @@ async fn small_trees_are_copied_and_changed_through_no_action() {
         let tree = Tree::default().file("input", b"i");
         let done = rig.run(tree, &script).await;
         let path = done.response.message.strip_prefix("exec root kept at ").unwrap();
-        until(|| std::path::Path::new(path).exists()).await;
-        assert_eq!(std::fs::read(format!("{path}/root/input")).unwrap(), b"x");
+        until(|| Path::new(path).exists()).await;
+        assert_eq!(std::fs::read(Path::new(path).join("root/input")).unwrap(), b"x");
     }
     let tree = Tree::default().file("input", b"i").file("other", b"o");
     let done = rig.run(tree, &command("cat input", &[])).await;

@@ -1,18 +1,18 @@
-//! The tests of staging once more as somebody else; needs root.
+//! Tests of this binary once more as somebody else; needs root.
 
-use std::{os::unix::fs::PermissionsExt as _, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
-#[test]
-fn staging_is_safe_for_a_user_without_privileges() {
+/// Runs some tests of this binary as a user without privileges, unless this is one already.
+pub(crate) fn run_as_nobody(tests: &[&str]) {
     if !rustix::process::geteuid().is_root() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
         .arg(std::env::current_exe().unwrap())
-        .args(["bases::", "inputs::"])
+        .args(tests)
         .env("TMPDIR", folder.path())
         .env("RUST_BACKTRACE", "0")
         .output()
@@ -20,4 +20,9 @@ fn staging_is_safe_for_a_user_without_privileges() {
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(told.contains("test result: ok"), "{told}");
+}
+
+#[test]
+fn staging_is_safe_for_a_user_without_privileges() {
+    run_as_nobody(&["bases::", "inputs::"]);
 }

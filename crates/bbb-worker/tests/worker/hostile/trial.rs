@@ -3,9 +3,8 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
@@ -17,7 +16,10 @@ use bbb_worker::{Executor as _, Report};
 use prost::Message as _;
 
 use super::cases::{Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
-use crate::rig::{FUNCTION, Rig, Tree, command};
+use crate::{
+    rig::{FUNCTION, Rig, Tree, command},
+    unprivileged::run_as_nobody,
+};
 
 /// Where the staged trees lie in the folder of the store.
 const TREES: &str = "scratch/actions/trees";
@@ -288,20 +290,5 @@ async fn without_walls() {
 /// All tests of hostile actions once more, of a node that is nobody in particular.
 #[test]
 fn all_of_it_as_a_user_without_privileges() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["hostile::", "--skip", "without_privileges"])
-        .env("TMPDIR", folder.path())
-        .env("RUST_BACKTRACE", "0")
-        .output()
-        .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(told.contains("test result: ok"), "{told}");
+    run_as_nobody(&["hostile::", "--skip", "without_privileges"]);
 }
