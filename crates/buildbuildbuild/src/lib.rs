@@ -1,6 +1,7 @@
 //! What the `buildbuildbuild` binary is made of, so that tests can use it within their own process.
 
 mod cluster_page;
+mod doors;
 pub mod flags;
 pub mod greeting;
 mod groups;

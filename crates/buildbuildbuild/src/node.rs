@@ -3,17 +3,12 @@
 //! Parts know each other by their seams alone; which part stands behind which seam, who owns which task and in
 //! what order all of it stops is decided here and nowhere else.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bbb_digest::InstanceName;
-use bbb_grpc::{
-    Budgets, ClientTls, Doors, Port, RequiredHeader, TlsFiles,
-    execution::{Execution, ExecutionSettings},
-    operations::Operations,
-};
 use bbb_lifecycle::{Signals, TaskGroup};
-use bbb_peer::{PeerTier, work::WorkService};
+use bbb_peer::PeerTier;
 use bbb_sandbox::Mode;
 use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits};
 use bbb_storage::{
@@ -24,14 +19,14 @@ use bbb_worker::{Keep, Local, Slots, usual_prefetch};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    cluster_page::ClusterPage,
-    flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, TlsFlags, remember_cache_size},
+    doors::{self, Behind},
+    flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
     greeting::{Bound, greeting},
     groups::Groups,
     logs::NodeLogs,
     membership::Membership,
     memory::MemorySplit,
-    metrics, open_files,
+    open_files,
     work::Work,
 };
 
@@ -40,9 +35,6 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How long what did not end in the time for draining may still take to be cut off.
 const CUT_GRACE: Duration = Duration::from_secs(1);
-
-/// The largest blob that is taken where there is a bucket: what S3 takes in 10,000 parts of the usual size.
-const MAX_BUCKET_BLOB_BYTES: u64 = 64 << 30;
 
 /// What stands behind the seams.
 #[derive(Clone)]
@@ -58,17 +50,14 @@ enum Storage {
 /// # Errors
 /// If it cannot be started, or a part of it has failed.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let client_tls = settings.tls.as_ref().map(client_tls).transpose()?;
+    let client_tls = settings.tls.as_ref().map(doors::client_tls).transpose()?;
     let mut signals = Signals::listen()?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("cannot listen on {} (--listen, --port)", settings.listen))?;
     let bound = listener.local_addr().context("cannot tell the own address")?;
     let groups = Groups::new();
-    let memory = match settings.bucket {
-        Some(_) => MemorySplit::with_bucket(settings.memory_bytes),
-        None => MemorySplit::embedded(settings.memory_bytes),
-    };
+    let memory = memory_split(&settings);
     // The bucket first: what is wrong with it is told before anything is made here.
     let bucket = match &settings.bucket {
         Some(flags) => tokio::select! {
@@ -77,14 +66,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         },
         None => None,
     };
-    let membership = match (&settings.cluster, &bucket) {
-        (Some(flags), Some(bucket)) => {
-            let groups = (&groups.gossip, &groups.peers);
-            let hints_bytes = memory.hints_bytes;
-            Some(Membership::start(flags, &settings, bound, bucket, hints_bytes, groups).await?)
-        }
-        _ => None,
-    };
+    let membership = join_cluster(&settings, bound, bucket.as_ref(), memory, &groups).await?;
     let disk = open_disk(&settings, memory, &groups.disk).await?;
     let storage = match &bucket {
         Some(bucket) => {
@@ -107,8 +89,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         membership.as_ref(),
         &instances,
         &groups.tiers,
-    );
-    let logs = logs.context("cannot make the folder of logs (--cache_dir)")?;
+    )
+    .context("cannot make the folder of logs (--cache_dir)")?;
     if settings.worker_slots > 0 {
         let storage = storage.clone();
         let worker = Worker { disk: &disk, memory, storage, logs: &logs };
@@ -116,33 +98,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     // Now that the sandbox has started: actions are to have the usual limit.
     open_files::raise_limit();
-    let budgets = Budgets::new(memory.requests_bytes, memory.uploads_bytes);
-    let page = ClusterPage {
-        node_name: settings.node_name.clone(),
-        disk: Arc::clone(&disk),
-        bucket: bucket.clone(),
-        cluster: membership.as_ref().map(Membership::shown),
-        work: work.clone(),
+    let behind = Behind {
+        settings: &settings,
+        memory,
+        disk: &disk,
+        bucket: bucket.as_ref(),
+        instances: &instances,
+        work: &work,
+        logs: &logs,
+        cluster: membership.as_ref().zip(storage.tiered()),
     };
-    let pages = page.routes().merge(metrics::routes(work.clone(), settings.worker_slots as u64));
-    let clients = client_doors(&settings, &budgets, instances, dispatch, &work, &logs)?;
-    let mut port = Port::new(memory.windows_bytes, clients.with_pages(pages));
-    if let Some(tls) = client_tls {
-        port = port.with_client_tls(tls);
-    }
-    if let (Some(membership), Storage::Tiered(tiered)) = (&membership, &storage) {
-        // Other nodes upload nothing.
-        let budgets = Budgets::new(memory.node_requests_bytes, 0);
-        let mut doors = node_doors(&settings, &budgets, tiered, &disk, membership, &logs);
-        if let Work::Shared(dispatch) = &work {
-            let work = Arc::clone(dispatch) as Arc<dyn bbb_peer::work::Work>;
-            doors = doors.with_service(WorkService::new(work, &groups.scheduler));
-        }
-        port = port
-            .with_nodes(doors, membership.server_tls())
-            .on_refused_node(membership.refusals_of_nodes());
-    }
-    port.serve(listener, &groups.doors);
+    behind.port(client_tls, &groups.scheduler)?.serve(listener, &groups.doors);
     let gossip = membership.as_ref().map(Membership::bound);
     greet(&settings, Bound { port: bound, gossip });
     // Now that it can be asked for what it has.
@@ -151,16 +117,48 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         membership.measure(&disk, &work, &groups.gossip);
         membership.meet(flags, bucket, &groups.meeting)?;
     }
+    until_the_end(signals, &groups, membership.as_ref(), settings.drain_timeout, &disk).await
+}
 
+/// What each part of the node may take of `--memory`.
+fn memory_split(settings: &Settings) -> MemorySplit {
+    match settings.bucket {
+        Some(_) => MemorySplit::with_bucket(settings.memory_bytes),
+        None => MemorySplit::embedded(settings.memory_bytes),
+    }
+}
+
+/// Becomes a member of the cluster, if there is to be one. It is not met yet.
+async fn join_cluster(
+    settings: &Settings,
+    bound: SocketAddr,
+    bucket: Option<&Arc<Bucket>>,
+    memory: MemorySplit,
+    groups: &Groups,
+) -> anyhow::Result<Option<Membership>> {
+    let (Some(flags), Some(bucket)) = (&settings.cluster, bucket) else { return Ok(None) };
+    let groups = (&groups.gossip, &groups.peers);
+    let hints_bytes = memory.hints_bytes;
+    Membership::start(flags, settings, bound, bucket, hints_bytes, groups).await.map(Some)
+}
+
+/// Waits for the word to stop, or for a part that fails, and stops everything in order.
+async fn until_the_end(
+    mut signals: Signals,
+    groups: &Groups,
+    membership: Option<&Membership>,
+    drain_timeout: Duration,
+    disk: &Arc<Disk>,
+) -> anyhow::Result<()> {
     let failure = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "stopping; a second signal does not wait for running actions");
             None
         }
-        story = any_failure(&groups) => Some(story),
+        story = any_failure(groups) => Some(story),
     };
     tokio::select! {
-        () = stop(&groups, membership.as_ref(), settings.drain_timeout) => {}
+        () = stop(groups, membership, drain_timeout) => {}
         signal = signals.next() => tracing::warn!(signal, "stopping at once"),
     }
     disk.close().await.context("cannot close the store")?;
@@ -168,12 +166,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Some(story) => Err(anyhow::anyhow!("a part of the node has failed: {story}")),
         None => Ok(()),
     }
-}
-
-/// Reads the certificates for clients.
-fn client_tls(flags: &TlsFlags) -> anyhow::Result<Arc<ClientTls>> {
-    let TlsFlags { cert, key, client_ca } = flags.clone();
-    Ok(Arc::new(ClientTls::open(TlsFiles { cert, key, client_ca })?))
 }
 
 /// Connects to the bucket and tries it.
@@ -240,6 +232,13 @@ async fn tiers(
 }
 
 impl Storage {
+    fn tiered(&self) -> Option<&Arc<Tiered>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Tiered(tiered) => Some(tiered),
+        }
+    }
+
     fn cas(&self, instance: &InstanceName) -> Arc<dyn Cas> {
         match self {
             Self::Embedded(disk) => disk.cas(instance),
@@ -359,71 +358,6 @@ fn offer(settings: &Settings) -> anyhow::Result<WorkerOffer> {
         },
         ..WorkerOffer::of(settings.node_name.clone(), slots)
     })
-}
-
-/// All services for clients.
-fn client_doors(
-    settings: &Settings,
-    budgets: &Budgets,
-    instances: Arc<Instances>,
-    dispatch: Arc<dyn Dispatch>,
-    work: &Work,
-    logs: &NodeLogs,
-) -> anyhow::Result<Doors> {
-    let required_header = settings.required_header.as_ref();
-    let required_header = required_header
-        .map(|header| format!("{}={}", header.name, header.value).parse::<RequiredHeader>())
-        .transpose()
-        .context("--required_header")?;
-    // In a cluster other nodes may have slots.
-    let exec_enabled = settings.worker_slots > 0 || matches!(work, Work::Shared(_));
-    let execution =
-        ExecutionSettings { action_timeout: settings.action_timeout, enabled: exec_enabled };
-    let for_clients = bbb_grpc::Settings {
-        client_results: settings.client_results,
-        exec_enabled,
-        required_header,
-        max_blob_bytes: max_blob_bytes(settings),
-    };
-    Ok(Doors::with_logs(for_clients, budgets, Arc::clone(&instances), Arc::clone(&logs.all))
-        .with_service(Execution::new(instances, Arc::clone(&dispatch), execution).into_server())
-        .with_service(Operations::new(dispatch).into_server()))
-}
-
-/// All services for other nodes: the blobs and results that they may ask this one for, what lies on its disk alone, and
-/// who it is.
-fn node_doors(
-    settings: &Settings,
-    budgets: &Budgets,
-    tiered: &Arc<Tiered>,
-    disk: &Arc<Disk>,
-    membership: &Membership,
-    logs: &NodeLogs,
-) -> Doors {
-    let max_blob_bytes = max_blob_bytes(settings);
-    let stores = |far: Far, name: &InstanceName| {
-        let trees = Arc::new(TreeCache::new(0));
-        let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&far.cas), trees));
-        Stores { cas: far.cas, action_cache: far.results, trees }
-    };
-    let tiered = Arc::clone(tiered);
-    let shared = Instances::new(move |name| stores(tiered.for_peers(name), name));
-    let near = Arc::clone(disk);
-    let near = Instances::new(move |name| {
-        let far = Far { cas: near.cas(name), results: near.action_cache(name) };
-        stores(far, name)
-    });
-    Doors::for_nodes(max_blob_bytes, budgets, Arc::new(shared), Some(Arc::clone(&logs.local) as _))
-        .with_service(membership.service(disk))
-        .with_doors_under("/near", Doors::for_nodes_near(max_blob_bytes, budgets, Arc::new(near)))
-}
-
-/// The largest blob that is taken: through the disk one passes into the bucket, whatever its size.
-fn max_blob_bytes(settings: &Settings) -> u64 {
-    match settings.bucket {
-        Some(_) => MAX_BUCKET_BLOB_BYTES,
-        None => settings.cache_size_bytes / 2,
-    }
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
