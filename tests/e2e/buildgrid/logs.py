@@ -102,7 +102,9 @@ def written_log(channel):
         reader.join(PATIENCE_S)
     say("readers", " | ".join(b"".join(pieces).decode() for pieces in read))
     try:
-        list(follow(channel, made.name[:-3] + "0-w"))
+        # The same but for the last digit of its number.
+        digit = "1" if made.name[-3] == "0" else "0"
+        list(follow(channel, f"{made.name[:-3]}{digit}-w"))
         say("a name that nobody gave", "was found")
     except grpc.RpcError as error:
         say("a name that nobody gave", error.code().name)
