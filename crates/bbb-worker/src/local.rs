@@ -224,8 +224,9 @@ impl Local {
         report.staged(prepared.staged);
         report.turn().await;
         room::check(&settings.folder)?;
-        report.progress(Progress::Running);
+        // Who hears that it runs may read what it prints.
         let shown = self.show(&prepared);
+        report.progress(Progress::Running);
         let input_root = settings.input_root.as_deref();
         let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
         let ran = running.await?;

@@ -17,7 +17,7 @@ use bbb_reapi::{
     to_timestamp,
 };
 use bbb_scheduler::{
-    AttemptId, DispatchError, End, Failure, OperationId, OperationState, Place, Stage,
+    AttemptId, DispatchError, End, Failure, OperationId, OperationState, Place, Progress, Stage,
 };
 use bytes::Bytes;
 use prost::Message as _;
@@ -147,8 +147,11 @@ fn metadata(state: &OperationState) -> Any {
             so_far.auxiliary_metadata = vec![shown(place)];
             WireStage::Queued
         }
-        Stage::Executing { worker, since, attempt_id, .. } => {
-            if let Some(attempt_id) = attempt_id {
+        Stage::Executing { worker, progress, since, attempt_id, .. } => {
+            // Before that, nobody has them.
+            if let Some(attempt_id) = attempt_id
+                && *progress >= Progress::Running
+            {
                 logs = log_names(&state.key.instance, worker, *attempt_id);
             }
             so_far.worker = worker.to_string();
