@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
-use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_scheduler::{Outcome, Progress, Task, steering::INPUT_ROOT};
 use bbb_storage::{ActionLogs, Instances, LocalFiles, LocalLogs, Lodging};
 use prost::Message as _;
 
@@ -22,7 +22,6 @@ use crate::{
     fetch::Lease,
     renewal::Part,
     room,
-    run::INPUT_ROOT,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };
