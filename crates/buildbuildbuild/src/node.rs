@@ -321,7 +321,7 @@ async fn start_worker(
     config.extra_system_folders.clone_from(&settings.sandbox_folders);
     let sandbox =
         bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
-    tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));
+    tracing::info!("{:?}", bbb_sandbox::Sandbox::probe(&sandbox));
     let mut worker = bbb_worker::Settings::new(&settings.node_name, folder);
     worker.download_concurrency = settings.download_concurrency;
     worker.staged_bytes = memory.staged_bytes;
