@@ -15,7 +15,7 @@ use bbb_scheduler::Outcome;
 use bbb_worker::{Executor as _, Report};
 use prost::Message as _;
 
-use super::cases::{Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
+use super::cases::{CHANGES, Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
 use crate::{
     rig::{FUNCTION, Rig, Tree, command},
     unprivileged::run_as_nobody,
@@ -256,9 +256,14 @@ fn rand_of(path: &Path) -> u32 {
 }
 
 async fn try_all(rig: Rig, mode: Mode, spare: usize) {
+    try_with(rig, mode, spare, CHANGES).await;
+}
+
+/// Tries all cases, and of what is done to inputs these.
+pub(super) async fn try_with(rig: Rig, mode: Mode, spare: usize, changes: &[Case]) {
     let mut trial = Trial::new(rig, mode, spare).await;
     let mut wrong = Vec::new();
-    for cases in [ESCAPES, INPUTS, DAEMONS, OUTPUTS] {
+    for cases in [ESCAPES, changes, INPUTS, DAEMONS, OUTPUTS] {
         wrong.extend(trial.run(cases).await);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
