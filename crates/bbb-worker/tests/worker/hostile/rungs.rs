@@ -10,7 +10,7 @@ use bbb_worker::Rung;
 
 use super::{
     cases::{CHANGES, REFUSED_CHANGES},
-    trial::try_with,
+    trial::try_inputs,
 };
 use crate::rig::{Rig, Tree, command};
 
@@ -27,17 +27,17 @@ async fn over_inputs_without_overlays() {
     let is_root = rustix::process::geteuid().is_root();
     match ladder.best() {
         Rung::HardLinks if is_root => {
-            try_with(rig, Mode::Namespaces, 0, REFUSED_CHANGES).await;
+            try_inputs(rig, REFUSED_CHANGES).await;
         }
         Rung::Copies if !is_root => {
             assert!(
                 line.contains("; no hard links: actions are who the files belong to"),
                 "{line}"
             );
-            try_with(rig, Mode::Namespaces, 0, CHANGES).await;
+            try_inputs(rig, CHANGES).await;
         }
         // The file system of the tests has them.
-        Rung::Reflinks => try_with(rig, Mode::Namespaces, 0, CHANGES).await,
+        Rung::Reflinks => try_inputs(rig, CHANGES).await,
         other => panic!("{other:?}: {line}"),
     }
 }
@@ -81,11 +81,11 @@ async fn child_with_reflinks() {
     let during: u64 = rig.stdout(&done).await.trim().parse().unwrap();
     assert!(during + (16 << 20) > before, "{kind:?}: {before} bytes were free, then {during}");
     rig.is_clean().await;
-    try_with(rig, Mode::Namespaces, 0, CHANGES).await;
+    try_inputs(rig, CHANGES).await;
     // Below overlays those that ask for plain files have reflinks, too.
     let rig = Rig::new(Mode::Namespaces).await;
     assert_eq!(rig.local.ladder().best(), Rung::Overlays, "{}", rig.local.ladder());
-    try_with(rig, Mode::Namespaces, 0, CHANGES).await;
+    try_inputs(rig, CHANGES).await;
     println!("all went well");
 }
 

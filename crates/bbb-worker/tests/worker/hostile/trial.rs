@@ -256,14 +256,18 @@ fn rand_of(path: &Path) -> u32 {
 }
 
 async fn try_all(rig: Rig, mode: Mode, spare: usize) {
-    try_with(rig, mode, spare, CHANGES).await;
+    try_some(rig, mode, spare, &[ESCAPES, CHANGES, INPUTS, DAEMONS, OUTPUTS]).await;
 }
 
-/// Tries all cases, and of what is done to inputs these.
-pub(super) async fn try_with(rig: Rig, mode: Mode, spare: usize, changes: &[Case]) {
+/// Tries what can be done to inputs: to their names, and these changes.
+pub(super) async fn try_inputs(rig: Rig, changes: &[Case]) {
+    try_some(rig, Mode::Namespaces, 0, &[changes, INPUTS]).await;
+}
+
+async fn try_some(rig: Rig, mode: Mode, spare: usize, tables: &[&[Case]]) {
     let mut trial = Trial::new(rig, mode, spare).await;
     let mut wrong = Vec::new();
-    for cases in [ESCAPES, changes, INPUTS, DAEMONS, OUTPUTS] {
+    for cases in tables {
         wrong.extend(trial.run(cases).await);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
