@@ -19,13 +19,8 @@ use std::{
 
 use bbb_reapi::Properties;
 use bbb_sandbox::{Actor, Probe};
+use bbb_scheduler::steering::{PLAIN, STAGING};
 use bbb_storage::Totals;
-
-/// The platform property by which an action chooses; the door lets only its values pass.
-const STAGING: &str = "staging";
-
-/// The value that asks for a plain folder: an overlay answers `rename(2)` of an input directory with EXDEV.
-const PLAIN: &str = "plain";
 
 /// How many bytes a tree may have in all to be copied instead of standing below an overlay.
 const COPIED_BYTES: u64 = 64 << 10;

@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
-use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_scheduler::{Outcome, Progress, Task, steering::INPUT_ROOT};
 use bbb_storage::{ActionLogs, Instances, LocalFiles, LocalLogs, Lodging};
 use prost::Message as _;
 
@@ -23,7 +23,6 @@ use crate::{
     ladder::Ladder,
     renewal::Part,
     room,
-    run::INPUT_ROOT,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };

@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::{Signals, TaskGroup};
 use bbb_peer::PeerTier;
 use bbb_sandbox::Mode;
-use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits};
+use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits, steering::INPUT_ROOT};
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Complete, Disk, DiskSettings, Far, Instances,
     LocalFiles, Stores, Tiered, TieredSettings, TreeCache, Trees, WriteBackSettings,
@@ -328,7 +328,7 @@ async fn start_worker(
     worker.staged_bytes = memory.staged_bytes;
     worker.network = settings.sandbox_network;
     worker.input_root = (settings.platform.iter())
-        .find(|(name, _)| name == "InputRootAbsolutePath")
+        .find(|(name, _)| name == INPUT_ROOT)
         .map(|(_, path)| path.into());
     worker.keep = match settings.keep_exec_root {
         KeepExecRoot::Never => Keep::None,
