@@ -3,6 +3,7 @@
 mod cluster_page;
 mod doors;
 pub mod flags;
+pub mod follow;
 pub mod greeting;
 mod groups;
 mod logs;

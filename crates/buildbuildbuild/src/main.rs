@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use buildbuildbuild::{
     flags::{self, Invocation, LogFormat, Machine, Refusal, Settings, Tool},
-    node,
+    follow, node,
 };
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
@@ -36,6 +36,9 @@ fn run() -> anyhow::Result<()> {
         Invocation::Tool(Tool::Sockaddr { template }) => {
             let text = bbb_sockaddr::evaluate(&template, &machine()?.interfaces);
             print(&(text.map_err(|error| Refusal::Other(format!("sockaddr: {error}")))? + "\n"));
+        }
+        Invocation::Tool(Tool::Log { server, name }) => {
+            block_on(async { follow::follow(&server, &name, &mut io::stdout()).await })?;
         }
         Invocation::Tool(Tool::Bench(args)) => block_on(bbb_bench::run(*args))?,
         Invocation::Node(flags) => {

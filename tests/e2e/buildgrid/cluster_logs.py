@@ -1,9 +1,17 @@
 #!/usr/bin/env python3
-"""Reads logs through nodes that do not have them.
+"""Reads logs through nodes that do not have them; nodes are HOST:PORT.
 
-'cluster_logs.py kill WORKER_PID WORKER READER OTHER', HOST:PORT each, follows an action that prints a line each tenth of a second, kills
-the node that runs it, and looks how much of the log is left. The names of all logs go to the file 'names'. 'cluster_logs.py read NODE
-NAME...' reads logs once more, 'cluster_logs.py open NODE' reads one that nobody writes. It prints a line for each thing that it saw; whoever calls it judges them.
+    cluster_logs.py big PID PID PID READER OTHER
+        a log that is larger than what these processes may take of memory
+    cluster_logs.py kill WORKER_PID WORKER READER OTHER
+        follows an action that prints a line each tenth of a second, kills the node that runs it, and looks how much of the log is
+        left. The names of all logs go to the file 'names'.
+    cluster_logs.py read NODE NAME...
+        reads logs once more
+    cluster_logs.py open NODE
+        reads one that nobody writes
+
+It prints a line for each thing that it saw; whoever calls it judges them.
 """
 
 import os
@@ -23,6 +31,8 @@ from logs import PATIENCE_S, follow, say, upload
 
 # Longer than it is read before its node is killed.
 LINES = 200
+# More than all that a node may have in memory for it.
+BIG = 100 << 20
 SCRIPT = f"i=0; while [ $i -lt {LINES} ]; do i=$((i+1)); echo line $i; sleep 0.1; done"
 
 
@@ -70,6 +80,28 @@ def written_log(reader, other, worker):
     thread.join(PATIENCE_S)
     say("written through one node, read through another", b"".join(read).decode())
     return made.name
+
+
+def peak_mb(pid):
+    """The most memory that a process ever had."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+
+
+def big_log(pids, reader, other):
+    """A log that is larger than its readers may make the nodes: one who reads quickly, one who stops until all is over."""
+    before = [peak_mb(pid) for pid in pids]
+    name, operations = start(reader, f"head -c {BIG} /dev/zero | tr '\\0' x; sleep 1")
+    slow = follow(other, name)
+    read = len(next(slow)[1])
+    ended = threading.Thread(target=lambda: list(operations))
+    ended.start()
+    say("a big log, read quickly", sum(len(data) for _, data in follow(reader, name)) == BIG)
+    ended.join(PATIENCE_S)
+    say("and slowly", read + sum(len(data) for _, data in slow) == BIG)
+    grown = max(peak_mb(pid) - was for pid, was in zip(pids, before))
+    print(f"    of {BIG >> 20} MB, no node took more than {grown} MB", flush=True)
+    say("the nodes stay small", grown < 64)
 
 
 def kill(worker_pid, worker, reader, other):
@@ -138,5 +170,7 @@ if __name__ == "__main__":
         kill(sys.argv[2], *map(grpc.insecure_channel, sys.argv[3:]))
     elif sys.argv[1] == "open":
         open_log(grpc.insecure_channel(sys.argv[2]))
+    elif sys.argv[1] == "big":
+        big_log(sys.argv[2:5], *map(grpc.insecure_channel, sys.argv[5:]))
     else:
         read_again(grpc.insecure_channel(sys.argv[2]), *sys.argv[3:])

@@ -178,6 +178,13 @@ pub enum Tool {
         #[arg(allow_hyphen_values = true)]
         template: String,
     },
+    /// Print a log while it grows, until its end
+    Log {
+        /// A node, grpc://HOST:PORT
+        server: String,
+        /// The log's name, as in an operation's metadata
+        name: String,
+    },
     /// Load any server of the Remote Execution API and measure it
     Bench(Box<bbb_bench::Args>),
 }

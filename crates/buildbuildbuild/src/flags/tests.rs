@@ -115,7 +115,7 @@ fn subcommands_take_their_own_words() {
     assert!(told(&["sockaddr"]).contains("required"), "{}", told(&["sockaddr"]));
     assert_eq!(
         told(&["nope"]),
-        "unexpected \"nope\": flags start with --, and subcommands are sockaddr, bench; see --help"
+        "unexpected \"nope\": flags start with --, and subcommands are sockaddr, log, bench; see --help"
     );
     for help in ["-h", "--help", "-help", "-V", "--version", "-version"] {
         assert!(matches!(parse(words(&[help])), Ok(Invocation::Print(_))), "{help}");
