@@ -5,7 +5,7 @@
         a log that is larger than what these processes may take of memory
     cluster_logs.py kill WORKER_PID WORKER READER OTHER
         follows an action that prints a line each tenth of a second, kills the node that runs it, and looks how much of the log is
-        left. The names of all logs go to the file 'names'.
+        left. The names of all logs go to the file 'log_names'.
     cluster_logs.py read NODE NAME...
         reads logs once more
     cluster_logs.py open NODE
@@ -110,7 +110,7 @@ def kill(worker_pid, worker, reader, other):
     for operation in operations:
         pass
     long, _ = start(reader, SCRIPT)
-    with open("names", "w", encoding="ascii") as names:
+    with open("log_names", "w", encoding="ascii") as names:
         names.write(f"{written} {ended} {long}\n")
     last, seen = [], []
 
