@@ -296,7 +296,7 @@ impl Bench {
             attempt_id: AttemptId(u128::from(number)),
             operation: OperationId(u128::from(number)),
             submission: Submission {
-                timeout: Duration::from_secs(60),
+                timeout: Duration::from_secs(600),
                 ..Submission::of(ActionKey { instance: InstanceName::default(), action })
             },
             queued_at: SystemTime::now(),
