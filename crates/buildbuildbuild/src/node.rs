@@ -89,6 +89,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         membership.as_ref(),
         &instances,
         &groups.tiers,
+        groups.doors.stop(),
     )
     .context("cannot make the folder of logs (--cache_dir)")?;
     let mut workplace = None;
