@@ -213,6 +213,11 @@ impl Bucket {
         Arc::new(results::Results::new(self, instance, keys::Kind::Log))
     }
 
+    /// The records of an instance's remote assets, which have the form of results.
+    pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results::new(self, instance, keys::Kind::Asset))
+    }
+
     /// What was asked of the bucket since the start.
     pub fn stats(&self) -> BucketStats {
         let mut stats = self.store.counters.stats();

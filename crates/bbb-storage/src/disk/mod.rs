@@ -118,7 +118,7 @@ pub struct Disk {
     eviction: tokio::sync::Mutex<()>,
     eviction_wanted: Notify,
     small: Cache<(InstanceId, Digest), Bytes, BlobWeight>,
-    results: Cache<(InstanceId, Digest), Arc<ActionResult>, ResultWeight>,
+    results: Cache<index::Key, Arc<ActionResult>, ResultWeight>,
     counters: Counters,
     _lock: std::fs::File,
 }
@@ -177,8 +177,8 @@ impl Weighter<(InstanceId, Digest), Bytes> for BlobWeight {
 #[derive(Clone, Debug)]
 struct ResultWeight;
 
-impl Weighter<(InstanceId, Digest), Arc<ActionResult>> for ResultWeight {
-    fn weight(&self, _: &(InstanceId, Digest), result: &Arc<ActionResult>) -> u64 {
+impl Weighter<index::Key, Arc<ActionResult>> for ResultWeight {
+    fn weight(&self, _: &index::Key, result: &Arc<ActionResult>) -> u64 {
         256 + 2 * prost::Message::encoded_len(result.as_ref()) as u64
     }
 }
@@ -241,7 +241,12 @@ impl Disk {
 
     /// The results of an instance. Whether their blobs are there is [`Complete`](crate::Complete)'s business.
     pub fn action_cache(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
-        Arc::new(results::Results(View::new(self, instance)))
+        Arc::new(results::Results::new(View::new(self, instance), Kind::Result))
+    }
+
+    /// The records of an instance's remote assets, which have the form of results.
+    pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results::new(View::new(self, instance), Kind::Asset))
     }
 
     /// The blobs of an instance as files to be hard-linked.
