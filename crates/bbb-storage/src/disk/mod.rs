@@ -139,6 +139,8 @@ pub struct DiskStats {
     pub blobs: u64,
     /// Results, in all instances.
     pub results: u64,
+    /// Records of remote assets, in all instances.
+    pub assets: u64,
     /// Copies of blobs that may be executed.
     pub executables: u64,
     /// What others keep in the folder.
@@ -285,6 +287,7 @@ impl Disk {
             limit_bytes: index.limit_bytes(),
             blobs: index.count(Kind::Blob),
             results: index.count(Kind::Result),
+            assets: index.count(Kind::Asset),
             executables: index.count(Kind::Executable),
             lodgers,
             lodged_bytes,
