@@ -3,7 +3,6 @@
 use std::{io, sync::Arc};
 
 use bbb_lifecycle::{Stop, TaskGroup};
-use bbb_reapi::LogHost;
 use bbb_storage::{
     ActionCache, Bucket, Disk, Instances, JournalFolder, JournalStore, LocalLogs, LogStores, Logs,
 };
@@ -34,10 +33,7 @@ impl NodeLogs {
         let folder = disk.dir().join("logs");
         let journals: Arc<dyn JournalStore> = match bucket {
             Some(bucket) => bucket.log_journals(),
-            None => {
-                let host = LogHost::of_node(node_name);
-                JournalFolder::start(folder.join("journal"), host, disk.lodging(), tasks)?
-            }
+            None => JournalFolder::start(folder.join("journal"), disk.lodging(), tasks)?,
         };
         let (near, far) = (Arc::clone(disk), bucket.cloned());
         let pages = move |name: &_| -> Arc<dyn ActionCache> {

@@ -8,6 +8,8 @@
         left. The names of all logs go to the file 'log_names'.
     cluster_logs.py read NODE NAME...
         reads logs once more
+    cluster_logs.py begin NODE
+        tells the name of one that still grows
     cluster_logs.py open NODE
         reads one that nobody writes
 
@@ -155,6 +157,16 @@ def read_again(node, *names):
         say(how, f"{len(lines)} lines" if lines and whole else data.decode().strip())
 
 
+def begin(node):
+    """Leaves when an action has printed for two seconds at least."""
+    name, _ = start(node, SCRIPT)
+    pieces = follow(node, name)
+    first, _ = next(pieces)
+    while next(pieces)[0] - first < 2:
+        pass
+    say("begun", name)
+
+
 def open_log(node):
     made = ls_grpc.LogStreamServiceStub(node).CreateLogStream(ls.CreateLogStreamRequest(parent=""))
     say("open", made.name)
@@ -168,6 +180,8 @@ def open_log(node):
 if __name__ == "__main__":
     if sys.argv[1] == "kill":
         kill(sys.argv[2], *map(grpc.insecure_channel, sys.argv[3:]))
+    elif sys.argv[1] == "begin":
+        begin(grpc.insecure_channel(sys.argv[2]))
     elif sys.argv[1] == "open":
         open_log(grpc.insecure_channel(sys.argv[2]))
     elif sys.argv[1] == "big":

@@ -77,8 +77,8 @@ impl Rig {
     }
 
     fn journals(&self) -> Arc<dyn JournalStore> {
-        let (folder, host) = (self.folder.path().join("journal"), bbb_reapi::LogHost::of_node("a"));
-        JournalFolder::start(folder, host, self.disk.lodging(), &self.group).unwrap()
+        let folder = self.folder.path().join("journal");
+        JournalFolder::start(folder, self.disk.lodging(), &self.group).unwrap()
     }
 
     fn file(&self, name: &str) -> std::path::PathBuf {

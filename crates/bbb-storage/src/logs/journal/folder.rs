@@ -27,14 +27,13 @@ pub struct JournalFolder {
 }
 
 impl JournalFolder {
-    /// Journals in this folder, which belongs to this alone. What an earlier life left in that of `host` is counted by a task
-    /// of `tasks`.
+    /// Journals in this folder, which belongs to this alone. What earlier lives left there, under whatever name, is counted by a
+    /// task of `tasks`.
     ///
     /// # Errors
     /// If it cannot be made.
     pub fn start(
         folder: PathBuf,
-        host: LogHost,
         lodging: Arc<dyn Lodging>,
         tasks: &TaskGroup,
     ) -> io::Result<Arc<Self>> {
@@ -42,7 +41,7 @@ impl JournalFolder {
         let journals = Arc::new(Self { folder, lodging, lodgers: Mutex::default() });
         let (stop, left) = (tasks.stop(), Arc::clone(&journals));
         tasks.spawn("left logs", async move {
-            if let Some(Err(error)) = stop.until_requested(left.take_in(host)).await {
+            if let Some(Err(error)) = stop.until_requested(left.take_in()).await {
                 tracing::warn!(%error, "cannot count what an earlier life left of its logs");
             }
         });
@@ -50,11 +49,18 @@ impl JournalFolder {
     }
 
     /// Counts what is there.
-    async fn take_in(&self, host: LogHost) -> Result<()> {
-        for entry in self.list(host, 0).await? {
-            let path = self.path(&entry);
-            let Ok(metadata) = path.symlink_metadata() else { continue };
-            self.lodge(&entry, metadata.len()).await?;
+    async fn take_in(&self) -> Result<()> {
+        let folder = self.folder.clone();
+        let hosts = move || {
+            let hosts = hosts(&folder);
+            hosts.map_err(|error| Error::unavailable("listing what logs got", error))
+        };
+        for host in blocking("listing what logs got", hosts).await? {
+            for entry in self.list(host, 0).await? {
+                let path = self.path(&entry);
+                let Ok(metadata) = path.symlink_metadata() else { continue };
+                self.lodge(&entry, metadata.len()).await?;
+            }
         }
         Ok(())
     }
@@ -134,6 +140,20 @@ impl JournalStore for JournalFolder {
         drop(left);
         Ok(())
     }
+}
+
+/// The nodes that have left something. A folder in which nothing is left goes.
+fn hosts(folder: &Path) -> io::Result<Vec<LogHost>> {
+    let mut hosts = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let host = name.to_str().and_then(|name| u64::from_str_radix(name, 16).ok());
+        if fs::remove_dir(entry.path()).is_err() {
+            hosts.extend(host.map(LogHost));
+        }
+    }
+    Ok(hosts)
 }
 
 fn list(folder: &Path, host: LogHost) -> io::Result<Vec<EntryName>> {

@@ -65,7 +65,7 @@ async fn a_folder_conforms_and_counts_with_the_store() {
     let disk = Disk::open(disk, &tasks).unwrap();
     let start = |tasks: &TaskGroup| {
         let journals = folder.path().join("journal");
-        JournalFolder::start(journals, LogHost(7), disk.lodging(), tasks).unwrap()
+        JournalFolder::start(journals, disk.lodging(), tasks).unwrap()
     };
     let journals = start(&tasks);
     conforms(Arc::clone(&journals) as _).await;
