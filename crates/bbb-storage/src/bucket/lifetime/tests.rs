@@ -230,7 +230,10 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     assert_eq!(stats(&life).expired, 2 * 1250);
     assert_eq!(stats(&life).rounds, 1);
     let there = store.keys().await;
-    assert_eq!([&left, &journal[0], &journal[1]].map(|key| there.contains(key)), [false, false, true]);
+    assert_eq!(
+        [&left, &journal[0], &journal[1]].map(|key| there.contains(key)),
+        [false, false, true]
+    );
     // The blobs follow at 3E/2 and the margin.
     time::sleep(6 * day).await;
     assert_eq!((count(Kind::Result).await, count(Kind::Blob).await), (1250, 1250));
