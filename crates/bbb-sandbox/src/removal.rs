@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags},
+    fs::{AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags},
     io::Errno,
 };
 
@@ -102,7 +102,7 @@ pub fn remove_directory(at: BorrowedFd<'_>, name: &CStr, budget: &mut Budget) ->
     let top = open_directory(at, name)?;
     clear(&top, budget)?;
     drop(top);
-    Ok(rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR)?)
+    Ok(unlink(at, name, AtFlags::REMOVEDIR)?)
 }
 
 /// Removes all below an open directory; blocks.
@@ -118,6 +118,21 @@ pub fn clear(top: &OwnedFd, budget: &mut Budget) -> Result<(), Left> {
         if moved == before {
             return Ok(());
         }
+    }
+}
+
+/// Lets a file or directory be moved away, though it may be marked as not to be changed (`chattr +i`). Actions can do that where the node
+/// is root and there are no walls; elsewhere this does nothing. Blocks.
+pub fn let_go(path: &Path) {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if let (Ok(parent), Ok(name)) =
+        (rustix::fs::open(parent, flags, Mode::empty()), CString::new(name.as_bytes()))
+    {
+        thaw(parent.as_fd(), &name);
     }
 }
 
@@ -152,7 +167,7 @@ fn empty(top: &OwnedFd, moved: &mut u64, budget: &mut Budget) -> Result<(), Left
             None => {
                 let Some(done) = levels.pop() else { return Ok(()) };
                 let above = levels.last().map_or(top.as_fd(), |level| level.directory.as_fd());
-                match rustix::fs::unlinkat(above, &done.name, AtFlags::REMOVEDIR) {
+                match unlink(above, &done.name, AtFlags::REMOVEDIR) {
                     // Something was moved into `top` meanwhile, or is left for the next pass.
                     Ok(()) | Err(Errno::NOTEMPTY) => {}
                     Err(error) => return Err(error.into()),
@@ -176,6 +191,7 @@ fn move_up(
         match rustix::fs::renameat_with(directory, name, top, to.as_str(), no_replace) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => {}
+            Err(Errno::PERM) if thaw(directory, name) => {}
             // To move a directory its parent entry is rewritten, for which it must be writable.
             Err(Errno::ACCESS) => {
                 rustix::fs::chmodat(directory, name, Mode::RWXU, AtFlags::empty())?;
@@ -183,6 +199,36 @@ fn move_up(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Removes one entry, also one that must not be removed (`chattr +i`): an action that is root and has no walls can say so of its files.
+fn unlink(directory: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(directory, name, flags) {
+        Err(Errno::PERM) if thaw(directory, name) => rustix::fs::unlinkat(directory, name, flags),
+        outcome => outcome,
+    }
+}
+
+/// Lets an entry be removed, and others of its directory; whether something stood against it.
+fn thaw(directory: BorrowedFd<'_>, name: &CStr) -> bool {
+    let mut has_thawed = thaw_open(directory);
+    let kind = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+        .map(|found| FileType::from_raw_mode(found.st_mode));
+    // What else there is has no such flags, and to open a device is to use it.
+    if matches!(kind, Ok(FileType::RegularFile | FileType::Directory)) {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        if let Ok(entry) = rustix::fs::openat(directory, name, flags, Mode::empty()) {
+            has_thawed |= thaw_open(entry.as_fd());
+        }
+    }
+    has_thawed
+}
+
+fn thaw_open(file: BorrowedFd<'_>) -> bool {
+    let against = IFlags::IMMUTABLE | IFlags::APPEND;
+    rustix::fs::ioctl_getflags(file).is_ok_and(|flags| {
+        flags.intersects(against) && rustix::fs::ioctl_setflags(file, flags - against).is_ok()
+    })
 }
 
 /// Removes all of a directory but the directories in it, whose names it returns.
@@ -199,7 +245,7 @@ fn empty_of_files(directory: BorrowedFd<'_>, budget: &mut Budget) -> Result<Vec<
             below.push(name.to_owned());
             continue;
         }
-        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+        match unlink(directory, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             // The type was not told by the file system.
             Err(Errno::ISDIR) => below.push(name.to_owned()),
@@ -222,7 +268,12 @@ pub fn open_directory(at: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     match rustix::fs::openat(at, name, flags, Mode::empty()) {
         Ok(directory) => {
             if lacks_rights(&directory)? {
-                rustix::fs::fchmod(&directory, Mode::RWXU)?;
+                match rustix::fs::fchmod(&directory, Mode::RWXU) {
+                    Err(Errno::PERM) if thaw_open(directory.as_fd()) => {
+                        rustix::fs::fchmod(&directory, Mode::RWXU)?;
+                    }
+                    outcome => outcome?,
+                }
             }
             Ok(directory)
         }
