@@ -64,16 +64,6 @@ pub enum Enforced {
     Not,
 }
 
-impl fmt::Display for Enforced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Enforced::Action => "per action",
-            Enforced::Process => "per process",
-            Enforced::Not => "without limit",
-        })
-    }
-}
-
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -55,9 +55,9 @@ impl Workplace {
         let Enforcement { memory, processes, cpu } = self.probe.limits;
         let all = [("memory", memory), ("processes", processes), ("processors", cpu)];
         let told = [
-            (Enforced::Action, "limited per action"),
-            (Enforced::Process, "limited per process"),
-            (Enforced::Not, "not limited"),
+            (Enforced::Action, "per action"),
+            (Enforced::Process, "per process"),
+            (Enforced::Not, "not at all"),
         ];
         let told = told.into_iter().filter_map(|(kept, how)| {
             let names = all.iter().filter(|(_, each)| *each == kept).map(|(name, _)| *name);
@@ -74,7 +74,7 @@ impl Workplace {
             (_, true) => "the machine's network is there for all (--sandbox_network)",
             (_, false) => "no network but for those that ask (network=on)",
         };
-        format!("{told} ({groups}); {network}")
+        format!("limits {told} ({groups}); {network}")
     }
 
     fn folders(&self, settings: &Settings) -> String {
