@@ -1,6 +1,6 @@
 //! Control groups: what an action may take, all its processes together. Version 2, or 1 where that has the controllers.
 //!
-//! Groups are made by a keeper (`keeper`): a child that stays who the node is while the launcher becomes somebody else,
+//! Groups are made by a steward (`steward`): a child that stays who the node is while the launcher becomes somebody else,
 //! waits for the launcher's end, and then removes them. The launcher gets their files opened, and uses a group again for
 //! the next action: making and removing them is what is slow about them. Only the command goes in, not its init:
 //! that must not be the one to die when memory is short.
@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use rustix::process::Pid;
 
-use super::keeper::Base;
+use super::steward::Base;
 use crate::fault::{During, Fault, Step};
 use crate::request::Limits;
 use crate::sys::{self, Forked};
@@ -89,8 +89,8 @@ pub(crate) struct Kept {
 
 /// The launcher's end: free groups, and the way to get more.
 pub(crate) struct Groups {
-    keeper: OwnedFd,
-    keeper_process: Pid,
+    steward: OwnedFd,
+    steward_process: Pid,
     is_second: bool,
     pub(crate) kept: Kept,
     free: Vec<Group>,
@@ -115,34 +115,39 @@ enum Floor {
 }
 
 impl Groups {
-    /// Starts the keeper, while this process still is who the node is; `None` where no group can be made.
+    /// Starts the steward, while this process still is who the node is; `None` where no group can be made.
     pub(crate) fn start() -> Option<Self> {
         let base = Base::find()?;
         let is_second = base.is_second;
-        let (keeper, theirs) = rustix::net::socketpair(
+        let (steward, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )
         .ok()?;
-        let keeper_process = match sys::fork(0).ok()? {
+        let steward_process = match sys::fork(0).ok()? {
             Forked::Child => {
-                drop(keeper);
-                base.keep(&theirs);
+                drop(steward);
+                base.serve(&theirs);
                 sys::exit(0)
             }
             Forked::Parent(pid) => pid,
         };
         drop(theirs);
         let mut groups =
-            Groups { keeper, keeper_process, is_second, kept: Kept::default(), free: Vec::new() };
+            Groups { steward, steward_process, is_second, kept: Kept::default(), free: Vec::new() };
         let group = groups.take().ok()?;
         let has = |wanted| group.files.iter().any(|(has, _)| *has == wanted);
         groups.kept =
             Kept { memory: has(Use::Memory), processes: has(Use::Processes), cpu: has(Use::Cpu) };
         groups.free.push(group);
         Some(groups)
+    }
+
+    /// Which version of control groups these are.
+    pub(crate) fn version(&self) -> u32 {
+        if self.is_second { 2 } else { 1 }
     }
 
     /// Whether any of `limits` needs a group.
@@ -152,9 +157,9 @@ impl Groups {
             || (limits.cpu_thousandths.is_some() && self.kept.cpu)
     }
 
-    /// Whether `pid` is the keeper.
-    pub(crate) fn is_keeper(&self, pid: Pid) -> bool {
-        pid == self.keeper_process
+    /// Whether `pid` is the steward.
+    pub(crate) fn is_steward(&self, pid: Pid) -> bool {
+        pid == self.steward_process
     }
 
     /// A group that nobody uses.
@@ -162,8 +167,8 @@ impl Groups {
         if let Some(group) = self.free.pop() {
             return Ok(group);
         }
-        rustix::net::send(&self.keeper, b"+", SendFlags::NOSIGNAL).during(Step::Group)?;
-        let (uses, files) = receive(&self.keeper, RecvFlags::empty()).during(Step::Group)?;
+        rustix::net::send(&self.steward, b"+", SendFlags::NOSIGNAL).during(Step::Group)?;
+        let (uses, files) = receive(&self.steward, RecvFlags::empty()).during(Step::Group)?;
         let files: Vec<_> = uses
             .iter()
             .filter_map(|byte| USES.into_iter().find(|of| *of as u8 == *byte))

@@ -13,11 +13,11 @@ mod command;
 mod groups;
 mod identity;
 mod init;
-mod keeper;
 pub(crate) mod mounts;
 mod network;
 mod processes;
 mod seccomp;
+mod steward;
 mod template;
 mod tree;
 
@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::fault::{During, Fault, Step};
-use crate::message::{Call, Order, Report, Settings};
+use crate::message::{Call, Facts, Order, Report, Settings};
 use crate::sys::{self, Forked};
 use crate::wire::{self, Wire};
 use groups::{Group, Groups, Kept};
@@ -108,6 +108,17 @@ impl Stage {
         })
     }
 
+    /// What the node is to know, with the version of the control groups.
+    fn facts(&self, groups: Option<u32>) -> Facts {
+        let Kept { memory, processes, cpu } = self.kept;
+        let own = rustix::process::geteuid().as_raw();
+        let (notes, user, keeper) = match &self.template {
+            Some(template) => (template.notes.clone(), template.host_user, template.keeper),
+            None => (Vec::new(), own, None),
+        };
+        Facts { notes, memory, processes, cpu, groups, user, keeper }
+    }
+
     /// Fails if the launcher has died before this init asked for a signal of its death.
     pub(crate) fn check_launcher(&self) -> Result<(), Fault> {
         let mut events = [PollFd::new(&self.alive, PollFlags::IN)];
@@ -141,10 +152,8 @@ fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
         let stage = Stage::new(&settings, kept)?;
         calls.set_nonblocking(true).during(Step::ReadSocket)?;
         let signals = sys::signal_descriptor()?;
-        let notes =
-            stage.template.as_ref().map(|template| template.notes.clone()).unwrap_or_default();
-        let Kept { memory, processes, cpu } = kept;
-        init::send(&Report::Ready { notes, memory, processes, cpu }, &reports);
+        let facts = stage.facts(groups.as_ref().map(Groups::version));
+        init::send(&Report::Ready(facts), &reports);
         Launcher { calls, reports: &reports, signals, stage, groups, running: HashMap::new() }.run()
     });
     match outcome {
@@ -331,7 +340,7 @@ impl Launcher<'_> {
     fn kill_strays(&self) {
         for pid in tree::children(rustix::process::getpid()) {
             let is_known = self.running.contains_key(&pid)
-                || self.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid));
+                || self.groups.as_ref().is_some_and(|groups| groups.is_steward(pid));
             if !is_known {
                 tree::signal_descendants(pid, Signal::KILL);
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
@@ -348,7 +357,7 @@ impl Launcher<'_> {
         let has_others = |launcher: &Self| {
             !launcher.running.is_empty()
                 || tree::children(rustix::process::getpid()).into_iter().any(|pid| {
-                    !launcher.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid))
+                    !launcher.groups.as_ref().is_some_and(|groups| groups.is_steward(pid))
                 })
         };
         while has_others(self) {
@@ -360,7 +369,7 @@ impl Launcher<'_> {
                 self.kill_strays();
             }
         }
-        // Last the keeper, which ends when its socket does, and finds all groups empty.
+        // Last the steward, which ends when its socket does, and finds all groups empty.
         self.groups = None;
         while rustix::process::wait(WaitOptions::empty()).is_ok() {}
     }

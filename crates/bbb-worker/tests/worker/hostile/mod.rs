@@ -5,6 +5,7 @@
 mod cases;
 mod hogs;
 mod kernel;
+mod rungs;
 mod trial;
 
 use bbb_digest::Digest;

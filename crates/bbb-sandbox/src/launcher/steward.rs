@@ -1,4 +1,4 @@
-//! The keeper of control groups: finds where they may be made, makes them, removes them.
+//! The steward of control groups: finds where they may be made, makes them, removes them.
 //!
 //! In the second version a group has either processes or groups below it. So where the node's own group was handed
 //! over to it (see [`Base::find`]), it moves itself to one below, beside which those of actions are made.
@@ -26,7 +26,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// How often processes that start in a group are looked for, until none is left to be moved.
 const MOVES: u32 = 100;
 
-/// How often the keeper tries to remove a group whose last processes are still going.
+/// How often the steward tries to remove a group whose last processes are still going.
 const REMOVAL_TRIES: u32 = 100;
 
 /// The folders under which groups are made, one for each hierarchy.
@@ -100,8 +100,8 @@ impl Base {
         if folders.is_empty() { None } else { Some(Base { folders, is_second: false }) }
     }
 
-    /// The keeper's life: makes a group at each request, and removes all at the end.
-    pub(super) fn keep(&self, launcher: &OwnedFd) {
+    /// The steward's life: makes a group at each request, and removes all at the end.
+    pub(super) fn serve(&self, launcher: &OwnedFd) {
         let mut number = 0u32;
         loop {
             let mut request = [0u8; 1];
