@@ -100,13 +100,18 @@ impl Base {
         if folders.is_empty() { None } else { Some(Base { folders, is_second: false }) }
     }
 
-    /// The steward's life: makes a group at each request, and removes all at the end.
+    /// The steward's life: makes a group at each request, removes one at another, and all at the end.
     pub(super) fn serve(&self, launcher: &OwnedFd) {
         let mut number = 0u32;
         loop {
-            let mut request = [0u8; 1];
+            let mut request = [0u8; 5];
             match rustix::net::recv(launcher, &mut request[..], RecvFlags::empty()) {
                 Ok((1, _)) => {}
+                Ok((5, _)) => {
+                    let [_, number @ ..] = request;
+                    self.discard(u32::from_le_bytes(number));
+                    continue;
+                }
                 Err(rustix::io::Errno::INTR) => continue,
                 _ => break,
             }
@@ -132,10 +137,19 @@ impl Base {
             }
         }
         for (base, _) in &self.folders {
-            for group in 0..number {
-                remove(&base.join(group.to_string()));
+            for group in fs::read_dir(base).into_iter().flatten().flatten() {
+                if group.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&group.path());
+                }
             }
             remove(base);
+        }
+    }
+
+    /// Removes a group that is not used again; one that cannot be removed just now goes with the others at the end.
+    fn discard(&self, number: u32) {
+        for (base, _) in &self.folders {
+            let _ = fs::remove_dir(base.join(number.to_string()));
         }
     }
 
