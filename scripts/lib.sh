@@ -70,14 +70,15 @@ declare -A node_pid=() node_port=() node_gossip=()
 
 # start_node NAME FOLDER [FLAG...]: starts a node on loopback, alone, with its cache and log in FOLDER, and waits
 # until it answers. NODE_PORT asks for a port, NODE_GOSSIP for one of gossip. Sets node_pid[NAME], node_port[NAME] and
-# node_gossip[NAME]. Nodes become a cluster by --join=127.0.0.1:PORT with the latter.
+# node_gossip[NAME]. Nodes become a cluster by --join=127.0.0.1:PORT with the latter. NODE_BY is a command that becomes the node.
 start_node() {
   local name=$1 folder=$2 port=${NODE_PORT:-$(free_port)} gossip=${NODE_GOSSIP:-$(free_port)} deadline=$((SECONDS + 60)) said
   shift 2
   mkdir -p "$folder"
   # A node that was here before has left its words.
   said=$(stat -c %s "$folder/node.log" 2>/dev/null || echo 0)
-  "$binary" --node_name="$name" --listen=127.0.0.1 --port="$port" --bind_host=127.0.0.1 --bind_port="$gossip" \
+  # shellcheck disable=SC2086 # words of a command
+  ${NODE_BY:-} "$binary" --node_name="$name" --listen=127.0.0.1 --port="$port" --bind_host=127.0.0.1 --bind_port="$gossip" \
     --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" --sandbox="${BBB_SANDBOX:-auto}" "$@" \
     >>"$folder/node.log" 2>&1 </dev/null &
   node_pid[$name]=$!

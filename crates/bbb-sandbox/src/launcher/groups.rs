@@ -1,6 +1,6 @@
 //! Control groups: what an action may take, all its processes together. Version 2, or 1 where that has the controllers.
 //!
-//! Groups are made by a keeper (`keeper`): a child that stays who the node is while the launcher becomes somebody else,
+//! Groups are made by a steward (`steward`): a child that stays who the node is while the launcher becomes somebody else,
 //! waits for the launcher's end, and then removes them. The launcher gets their files opened, and uses a group again for
 //! the next action: making and removing them is what is slow about them. Only the command goes in, not its init:
 //! that must not be the one to die when memory is short.
@@ -16,7 +16,7 @@ use rustix::net::{
 };
 use rustix::process::Pid;
 
-use super::keeper::Base;
+use super::steward::Base;
 use crate::fault::{During, Fault, Step};
 use crate::request::Limits;
 use crate::sys::{self, Forked};
@@ -26,6 +26,10 @@ const PERIOD_US: u64 = 100_000;
 
 /// Files of one group at most: three hierarchies, and what is written and read in them.
 pub(super) const MAX_FILES: usize = 12;
+
+/// How many removed groups may still be in the kernel's memory, as long as pages that they brought in are, before groups are used again
+/// that cannot forget their peak.
+const MAX_REMAINS: u64 = 1000;
 
 /// What a file of a group is for; the name of each in version 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +43,10 @@ pub(super) enum Use {
     Processes,
     Cpu,
     Kill,
+    Remains,
 }
 
-const USES: [Use; 8] = [
+const USES: [Use; 9] = [
     Use::Enter,
     Use::Memory,
     Use::Swap,
@@ -50,6 +55,7 @@ const USES: [Use; 8] = [
     Use::Processes,
     Use::Cpu,
     Use::Kill,
+    Use::Remains,
 ];
 
 /// Controllers with their files; version 1 has a hierarchy for each.
@@ -68,7 +74,7 @@ pub(super) const FIRST: [(&str, &[(Use, &str)]); 3] = [
     ("cpu", &[(Use::Enter, "cgroup.procs"), (Use::Cpu, "cpu.cfs_quota_us")]),
 ];
 
-pub(super) const SECOND: [(Use, &str); 8] = [
+pub(super) const SECOND: [(Use, &str); 9] = [
     (Use::Enter, "cgroup.procs"),
     (Use::Memory, "memory.max"),
     (Use::Swap, "memory.swap.max"),
@@ -77,6 +83,8 @@ pub(super) const SECOND: [(Use, &str); 8] = [
     (Use::Processes, "pids.max"),
     (Use::Cpu, "cpu.max"),
     (Use::Kill, "cgroup.kill"),
+    // Of all groups of this launcher.
+    (Use::Remains, "../cgroup.stat"),
 ];
 
 /// Which limits groups can keep here.
@@ -89,15 +97,18 @@ pub(crate) struct Kept {
 
 /// The launcher's end: free groups, and the way to get more.
 pub(crate) struct Groups {
-    keeper: OwnedFd,
-    keeper_process: Pid,
+    steward: OwnedFd,
+    steward_process: Pid,
     is_second: bool,
     pub(crate) kept: Kept,
     free: Vec<Group>,
+    /// The number of the next one that is made.
+    next: u32,
 }
 
 /// One group, for one action at a time.
 pub(crate) struct Group {
+    number: u32,
     files: Vec<(Use, File)>,
     is_second: bool,
     kills_before: u64,
@@ -110,33 +121,40 @@ pub(crate) struct Group {
 enum Floor {
     /// What is there now: files that are still cached from actions before, which are none of this one's.
     Present(u64),
-    /// A peak of actions before: kernels before 6.12 do not forget it in the second version.
+    /// A peak of actions before: kernels before 6.12 do not forget it in the second version. So there a group is for one action, while
+    /// few enough are remembered.
     Past(u64),
 }
 
 impl Groups {
-    /// Starts the keeper, while this process still is who the node is; `None` where no group can be made.
+    /// Starts the steward, while this process still is who the node is; `None` where no group can be made.
     pub(crate) fn start() -> Option<Self> {
         let base = Base::find()?;
         let is_second = base.is_second;
-        let (keeper, theirs) = rustix::net::socketpair(
+        let (steward, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
             SocketFlags::CLOEXEC,
             None,
         )
         .ok()?;
-        let keeper_process = match sys::fork(0).ok()? {
+        let steward_process = match sys::fork(0).ok()? {
             Forked::Child => {
-                drop(keeper);
-                base.keep(&theirs);
+                drop(steward);
+                base.serve(&theirs);
                 sys::exit(0)
             }
             Forked::Parent(pid) => pid,
         };
         drop(theirs);
-        let mut groups =
-            Groups { keeper, keeper_process, is_second, kept: Kept::default(), free: Vec::new() };
+        let mut groups = Groups {
+            steward,
+            steward_process,
+            is_second,
+            kept: Kept::default(),
+            free: Vec::new(),
+            next: 0,
+        };
         let group = groups.take().ok()?;
         let has = |wanted| group.files.iter().any(|(has, _)| *has == wanted);
         groups.kept =
@@ -157,9 +175,9 @@ impl Groups {
             || (limits.cpu_thousandths.is_some() && self.kept.cpu)
     }
 
-    /// Whether `pid` is the keeper.
-    pub(crate) fn is_keeper(&self, pid: Pid) -> bool {
-        pid == self.keeper_process
+    /// Whether `pid` is the steward.
+    pub(crate) fn is_steward(&self, pid: Pid) -> bool {
+        pid == self.steward_process
     }
 
     /// A group that nobody uses.
@@ -167,8 +185,10 @@ impl Groups {
         if let Some(group) = self.free.pop() {
             return Ok(group);
         }
-        rustix::net::send(&self.keeper, b"+", SendFlags::NOSIGNAL).during(Step::Group)?;
-        let (uses, files) = receive(&self.keeper, RecvFlags::empty()).during(Step::Group)?;
+        rustix::net::send(&self.steward, b"+", SendFlags::NOSIGNAL).during(Step::Group)?;
+        let (uses, files) = receive(&self.steward, RecvFlags::empty()).during(Step::Group)?;
+        let number = self.next;
+        self.next += 1;
         let files: Vec<_> = uses
             .iter()
             .filter_map(|byte| USES.into_iter().find(|of| *of as u8 == *byte))
@@ -177,12 +197,26 @@ impl Groups {
         if files.is_empty() {
             return Err(Fault::new(Step::Group, io::ErrorKind::PermissionDenied.into()));
         }
-        Ok(Group { files, is_second: self.is_second, kills_before: 0, floor: Floor::Present(0) })
+        Ok(Group {
+            number,
+            files,
+            is_second: self.is_second,
+            kills_before: 0,
+            floor: Floor::Present(0),
+        })
     }
 
     /// Gives a group back whose processes are all gone.
     pub(crate) fn put(&mut self, group: Group) {
-        self.free.push(group);
+        if matches!(group.floor, Floor::Past(_)) && group.remains() < MAX_REMAINS {
+            let mut request = vec![b'-'];
+            request.extend(group.number.to_le_bytes());
+            drop(group);
+            // A steward that is gone is noticed by the next who wants a group.
+            let _ = rustix::net::send(&self.steward, &request, SendFlags::NOSIGNAL);
+        } else {
+            self.free.push(group);
+        }
     }
 }
 
@@ -245,9 +279,18 @@ impl Group {
     }
 
     fn kills(&self) -> u64 {
-        let events = self.read(Use::Events).unwrap_or_default();
-        let count =
-            events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
+        self.count(Use::Events, "oom_kill ")
+    }
+
+    /// Groups that were removed, and of which the kernel still holds something.
+    fn remains(&self) -> u64 {
+        self.count(Use::Remains, "nr_dying_descendants ")
+    }
+
+    /// The number behind a word, 0 where there is none.
+    fn count(&self, file: Use, word: &str) -> u64 {
+        let text = self.read(file).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok());
         count.unwrap_or(0)
     }
 

@@ -13,11 +13,11 @@ mod command;
 mod groups;
 mod identity;
 mod init;
-mod keeper;
 pub(crate) mod mounts;
 mod network;
 mod processes;
 mod seccomp;
+mod steward;
 mod template;
 mod tree;
 
@@ -340,7 +340,7 @@ impl Launcher<'_> {
     fn kill_strays(&self) {
         for pid in tree::children(rustix::process::getpid()) {
             let is_known = self.running.contains_key(&pid)
-                || self.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid));
+                || self.groups.as_ref().is_some_and(|groups| groups.is_steward(pid));
             if !is_known {
                 tree::signal_descendants(pid, Signal::KILL);
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
@@ -357,7 +357,7 @@ impl Launcher<'_> {
         let has_others = |launcher: &Self| {
             !launcher.running.is_empty()
                 || tree::children(rustix::process::getpid()).into_iter().any(|pid| {
-                    !launcher.groups.as_ref().is_some_and(|groups| groups.is_keeper(pid))
+                    !launcher.groups.as_ref().is_some_and(|groups| groups.is_steward(pid))
                 })
         };
         while has_others(self) {
@@ -369,7 +369,7 @@ impl Launcher<'_> {
                 self.kill_strays();
             }
         }
-        // Last the keeper, which ends when its socket does, and finds all groups empty.
+        // Last the steward, which ends when its socket does, and finds all groups empty.
         self.groups = None;
         while rustix::process::wait(WaitOptions::empty()).is_ok() {}
     }

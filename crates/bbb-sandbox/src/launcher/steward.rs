@@ -1,4 +1,4 @@
-//! The keeper of control groups: finds where they may be made, makes them, removes them.
+//! The steward of control groups: finds where they may be made, makes them, removes them.
 //!
 //! In the second version a group has either processes or groups below it. So where the node's own group was handed
 //! over to it (see [`Base::find`]), it moves itself to one below, beside which those of actions are made.
@@ -26,7 +26,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// How often processes that start in a group are looked for, until none is left to be moved.
 const MOVES: u32 = 100;
 
-/// How often the keeper tries to remove a group whose last processes are still going.
+/// How often the steward tries to remove a group whose last processes are still going.
 const REMOVAL_TRIES: u32 = 100;
 
 /// The folders under which groups are made, one for each hierarchy.
@@ -100,13 +100,18 @@ impl Base {
         if folders.is_empty() { None } else { Some(Base { folders, is_second: false }) }
     }
 
-    /// The keeper's life: makes a group at each request, and removes all at the end.
-    pub(super) fn keep(&self, launcher: &OwnedFd) {
+    /// The steward's life: makes a group at each request, removes one at another, and all at the end.
+    pub(super) fn serve(&self, launcher: &OwnedFd) {
         let mut number = 0u32;
         loop {
-            let mut request = [0u8; 1];
+            let mut request = [0u8; 5];
             match rustix::net::recv(launcher, &mut request[..], RecvFlags::empty()) {
                 Ok((1, _)) => {}
+                Ok((5, _)) => {
+                    let [_, number @ ..] = request;
+                    self.discard(u32::from_le_bytes(number));
+                    continue;
+                }
                 Err(rustix::io::Errno::INTR) => continue,
                 _ => break,
             }
@@ -132,10 +137,19 @@ impl Base {
             }
         }
         for (base, _) in &self.folders {
-            for group in 0..number {
-                remove(&base.join(group.to_string()));
+            for group in fs::read_dir(base).into_iter().flatten().flatten() {
+                if group.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&group.path());
+                }
             }
             remove(base);
+        }
+    }
+
+    /// Removes a group that is not used again; one that cannot be removed just now goes with the others at the end.
+    fn discard(&self, number: u32) {
+        for (base, _) in &self.folders {
+            let _ = fs::remove_dir(base.join(number.to_string()));
         }
     }
 
