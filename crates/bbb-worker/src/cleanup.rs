@@ -23,6 +23,7 @@ use crate::{
     bases::Held,
     error::Error,
     renewal::{Part, Parts, renew},
+    scratch::Claim,
 };
 
 /// How many folders may live or wait for removal at a time. Past that, actions wait for the remover.
@@ -58,6 +59,8 @@ struct Used {
     path: PathBuf,
     /// Whether another action may get it.
     may_be_renewed: bool,
+    /// The room that it takes until then.
+    _claim: Arc<Claim>,
 }
 
 /// The folder of one action. It is cleaned up when this is dropped, unless it is to be kept.
@@ -71,6 +74,8 @@ pub(crate) struct Folder {
     may_be_renewed: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
     place: Option<mpsc::OwnedPermit<Used>>,
+    /// The room that it takes in the store.
+    claim: Arc<Claim>,
     /// What the exec root stands on: it stays as long as anything of the action lives.
     ground: OnceLock<Held>,
     /// Keeps the slot of the action: what still lives of it holds the folder, too.
@@ -90,7 +95,11 @@ impl Cleaner {
         for entry in fs::read_dir(&base)? {
             let entry = entry?;
             if ![KEPT, TREES].map(OsStr::new).contains(&&*entry.file_name()) {
-                left.push(Used { path: entry.path(), may_be_renewed: false });
+                left.push(Used {
+                    path: entry.path(),
+                    may_be_renewed: false,
+                    _claim: Arc::default(),
+                });
             }
         }
         let (queue, folders) = mpsc::channel(MAX_FOLDERS);
@@ -126,6 +135,7 @@ impl Cleaner {
             is_kept: AtomicBool::new(false),
             may_be_renewed: AtomicBool::new(true),
             place: Some(place),
+            claim: Arc::default(),
             ground: OnceLock::new(),
             _slot: report.clone(),
         })
@@ -174,6 +184,11 @@ impl Folder {
         let _ = self.ground.set(base);
     }
 
+    /// The room that it takes in the store.
+    pub(crate) fn claim(&self) -> &Arc<Claim> {
+        &self.claim
+    }
+
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -214,7 +229,8 @@ impl Drop for Folder {
         }
         if let Some(place) = self.place.take() {
             let may_be_renewed = self.may_be_renewed.load(Ordering::Relaxed);
-            place.send(Used { path: std::mem::take(&mut self.path), may_be_renewed });
+            let (path, claim) = (std::mem::take(&mut self.path), Arc::clone(&self.claim));
+            place.send(Used { path, may_be_renewed, _claim: claim });
         }
     }
 }
@@ -245,7 +261,7 @@ async fn clean_up(folders: Vec<Used>, spare: &Arc<Spare>) {
     }
     let spare = Arc::clone(spare);
     let cleaned = tokio::task::spawn_blocking(move || {
-        for Used { path, may_be_renewed } in folders {
+        for Used { path, may_be_renewed, _claim } in folders {
             if may_be_renewed && spare.set_aside(&path) {
                 continue;
             }

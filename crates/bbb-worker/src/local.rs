@@ -22,7 +22,8 @@ use crate::{
     fetch::Lease,
     renewal::Part,
     room,
-    run::INPUT_ROOT,
+    run::{INPUT_ROOT, Walls},
+    scratch::Watch,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };
@@ -121,6 +122,7 @@ pub struct Local {
     instances: Arc<Instances>,
     sandbox: Arc<dyn Sandbox>,
     cleaner: Cleaner,
+    watch: Watch,
     links: Option<LinksOf>,
     bases: Option<Arc<Bases>>,
     /// Where what commands print can be read while they run.
@@ -152,8 +154,20 @@ impl Local {
             Mode::None | Mode::Auto => 0,
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
+        let watch = Watch::start(settings.folder.clone(), tasks);
         let (links, bases, logs) = (None, None, None);
-        Ok(Self { settings, instances, sandbox, cleaner, links, bases, logs })
+        Ok(Self { settings, instances, sandbox, cleaner, watch, links, bases, logs })
+    }
+
+    /// Counts what running actions write against the limit of the store that the worker's folder is in. No file of an action becomes
+    /// larger than that.
+    #[must_use]
+    pub fn counting(mut self, lodging: Arc<dyn Lodging>) -> Self {
+        let file_bytes = lodging.limit_bytes();
+        let limit = &mut self.settings.limits.file_bytes;
+        *limit = Some(limit.map_or(file_bytes, |bytes| bytes.min(file_bytes)));
+        self.watch.count_in(lodging);
+        self
     }
 
     /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
@@ -227,10 +241,13 @@ impl Local {
         // Who hears that it runs may read what it prints.
         let shown = self.show(&prepared);
         report.progress(Progress::Running);
-        let input_root = settings.input_root.as_deref();
-        let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
-        let ran = running.await?;
-        if ran.exit.status.code() != 0 {
+        let walls = Walls {
+            limits: settings.limits,
+            network: settings.network,
+            input_root: settings.input_root.as_deref(),
+        };
+        let ran = prepared.run(&*self.sandbox, walls, &self.watch).await?;
+        if ran.exit.status.code() != 0 && ran.excess.is_none() {
             // What it made is still there.
             room::check(&settings.folder)?;
         }

@@ -223,6 +223,7 @@ impl Command {
         };
         limit(Resource::Core, Some(0))?;
         limit(Resource::Nofile, self.walls.limits.open_files)?;
+        limit(Resource::Fsize, self.walls.limits.file_bytes)?;
         if !self.walls.kept.memory {
             limit(Resource::Data, self.walls.limits.memory_bytes)?;
         }

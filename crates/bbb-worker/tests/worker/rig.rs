@@ -214,9 +214,19 @@ impl Rig {
         tier: Tier,
         change: impl FnOnce(&mut Settings),
     ) -> io::Result<Self> {
+        Self::within(4 << 30, mode, tier, change).await
+    }
+
+    /// A rig with so much room for all that it has on disk.
+    pub(crate) async fn within(
+        limit_bytes: u64,
+        mode: Mode,
+        tier: Tier,
+        change: impl FnOnce(&mut Settings),
+    ) -> io::Result<Self> {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("test");
-        let disk = DiskSettings::new(folder.path().join("store"), 4 << 30);
+        let disk = DiskSettings::new(folder.path().join("store"), limit_bytes);
         let disk = Disk::open(disk, &tasks).unwrap();
         let cache = Arc::new(TreeCache::new(16 << 20));
         let build = {
@@ -248,7 +258,7 @@ impl Rig {
         change(&mut settings);
         let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
-        let local = local.linking(move |instance| match tier {
+        let local = local.counting(disk.lodging()).linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
         });

@@ -1,0 +1,107 @@
+//! How much the folder of an action takes, while the action runs in it.
+//!
+//! Whatever goes on in there, nothing outside is looked at: every step goes from an open directory to a name in it, links are
+//! not followed, mounts not entered. Nothing is opened but directories, and nothing is changed.
+
+use std::{
+    ffi::CStr,
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir},
+    io::{self, Errno},
+};
+
+use crate::renewal::Part;
+
+/// How many directories deep it looks. Each costs an open file and some 5 KiB of stack, so that this also bounds what it takes.
+const MAX_DEPTH: usize = 128;
+
+/// Entries are read so many bytes at a time; a name has 255 at the most.
+const ENTRIES_BYTES: usize = 4096;
+
+/// What a file takes at the least, as the store counts them.
+const BLOCK_BYTES: u64 = 4096;
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// In blocks that are there: holes take nothing. Of a file with many names each has its part, for the others may
+    /// be the store's.
+    pub(crate) bytes: u64,
+    /// Names of files, directories included.
+    pub(crate) files: u64,
+    /// Whether something could not be looked into: it is nested too deep, or its action forbids it.
+    pub(crate) hides: bool,
+}
+
+/// Measures the folder of an action but for the inputs that are links; blocks.
+///
+/// # Errors
+/// If the folder itself cannot be read. What goes away meanwhile takes nothing.
+pub(crate) fn measure(folder: &Path) -> io::Result<Taken> {
+    let folder = open(CWD, folder)?;
+    let mut taken = Taken::default();
+    let device = rustix::fs::fstat(&folder)?.st_dev;
+    let lower = Part::Lower.name().as_bytes();
+    walk(&folder, &mut taken, Walk { device, depth: 0, but: Some(lower) })?;
+    Ok(taken)
+}
+
+/// Where a walk is.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    /// The file system that it stays on.
+    device: u64,
+    depth: usize,
+    /// What is passed over at the top.
+    but: Option<&'a [u8]>,
+}
+
+fn walk(directory: &OwnedFd, taken: &mut Taken, at: Walk<'_>) -> io::Result<()> {
+    let mut buffer = [MaybeUninit::uninit(); ENTRIES_BYTES];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") || Some(name.to_bytes()) == at.but {
+            continue;
+        }
+        match one(directory.as_fd(), name, taken, at) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(Errno::ACCESS | Errno::PERM) => taken.hides = true,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Adds one name and all below it.
+fn one(from: BorrowedFd<'_>, name: &CStr, taken: &mut Taken, at: Walk<'_>) -> io::Result<()> {
+    let stat = rustix::fs::statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if stat.st_dev != at.device {
+        return Ok(());
+    }
+    let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let names = if is_directory { 1 } else { u64::from(stat.st_nlink).max(1) };
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    taken.bytes += blocks.saturating_mul(512).max(BLOCK_BYTES) / names;
+    taken.files += 1;
+    if !is_directory {
+        return Ok(());
+    }
+    if at.depth >= MAX_DEPTH {
+        taken.hides = true;
+        return Ok(());
+    }
+    walk(&open(from, name)?, taken, Walk { depth: at.depth + 1, but: None, ..at })
+}
+
+fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // An action does not see that it is looked at.
+    rustix::fs::openat(at, name, flags | OFlags::NOATIME, Mode::empty())
+}
