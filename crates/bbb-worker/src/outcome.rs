@@ -9,11 +9,11 @@ use bbb_reapi::{
     status::{self, Code},
     to_duration, to_timestamp,
 };
-use bbb_sandbox::{ExecRoot, Mode, Status, View};
+use bbb_sandbox::{ExecRoot, Mode, View};
 use bbb_scheduler::Outcome;
 use bbb_storage::ActionLogs;
 use prost::Message as _;
-use rustix::{fs::OFlags, process::Signal};
+use rustix::fs::OFlags;
 
 use crate::{
     cleanup::Folder,
@@ -21,7 +21,7 @@ use crate::{
     error::{Error, blocking, chain},
     local::{Keep, Settings},
     renewal::Part,
-    run::Ran,
+    run::{Ran, is_too_large},
     times::{Clock, Times},
     upload::{Blobs, Hashing, assemble},
     usage,
@@ -143,8 +143,7 @@ impl Ran {
             notes.push("the memory limit killed a process of the action".into());
         }
         notes.extend(self.excess.map(|excess| format!("ended for what it wrote: {excess}")));
-        let is_too_large = [Status::Signaled(XFSZ), Status::Exited(128 + XFSZ)];
-        if self.excess.is_none() && is_too_large.contains(&self.exit.status) {
+        if self.excess.is_none() && is_too_large(self.exit.status) {
             notes.push("a file may not become larger than the worker's --cache_size".into());
         }
         notes.extend(kept.map(|path| format!("exec root kept at {}", path.display())));
@@ -154,9 +153,6 @@ impl Ran {
 
 /// How much of what an action printed is told when it wrote too much, of each stream, in bytes.
 const TOLD_BYTES: u64 = 1 << 20;
-
-/// The signal for a file that becomes too large.
-const XFSZ: i32 = Signal::XFSZ.as_raw();
 
 /// Leaves of what an action printed what is told of it. Whether that is not all.
 fn cut_streams(folder: &Folder) -> Result<bool, Error> {

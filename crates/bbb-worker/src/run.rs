@@ -186,12 +186,25 @@ async fn blame(exit: &Exit, limits: Limits, watched: &Watched) -> Result<Option<
         let fault = "the command failed when the machine ran out of memory and killed some of it";
         return Err(Error::Unable(fault.to_owned()));
     }
-    match watched.found_full().await? {
+    let excess = match is_too_large(exit.status) {
+        true => Some(watched.excess().await?),
+        false => watched.found_full().await?,
+    };
+    match excess {
+        // A file can be too large without taking any room.
+        Some(excess) if excess.full.is_none() && !excess.is_its_own() => Ok(None),
         Some(excess) if !excess.is_its_own() => {
             Err(Error::Unable(format!("the command failed while the disk was full: {excess}")))
         }
         excess => Ok(excess),
     }
+}
+
+/// Whether a command was ended since a file of it would have become larger than any may.
+pub(crate) fn is_too_large(status: Status) -> bool {
+    const XFSZ: i32 = Signal::XFSZ.as_raw();
+    // Of its own process, or of one that a shell waited for.
+    matches!(status, Status::Signaled(XFSZ)) || status == Status::Exited(128 + XFSZ)
 }
 
 /// Where the exec root stands for the command: where it asks for, else where the worker has it.

@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 128;
 const ENTRIES_BYTES: usize = 4096;
 
 /// What a file takes at the least, as the store counts them.
-const BLOCK_BYTES: u64 = 4096;
+pub(crate) const BLOCK_BYTES: u64 = 4096;
 
 /// What was found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,7 @@ fn one(from: BorrowedFd<'_>, name: &CStr, taken: &mut Taken, at: Walk<'_>) -> io
         return Ok(());
     }
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    #[allow(clippy::useless_conversion, reason = "it is an u32 on other machines")]
     let names = if is_directory { 1 } else { u64::from(stat.st_nlink).max(1) };
     let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
     taken.bytes += blocks.saturating_mul(512).max(BLOCK_BYTES) / names;

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::room::{Lack, Seen};
 
-use super::{Number, measure::Taken};
+use super::{
+    Number,
+    measure::{BLOCK_BYTES, Taken},
+};
 
 /// An action that ends sooner is not measured, unless the file system fills up meanwhile.
 pub(crate) const YOUNG: Duration = Duration::from_secs(1);
@@ -18,7 +21,7 @@ const REST_FACTOR: u32 = 20;
 /// ...or a fourth, while the file system fills up.
 const URGENT_REST_FACTOR: u32 = 4;
 
-/// It fills up when so large a part of what is free, or of all that may be taken, was written since the last measurement.
+/// It fills up when so large a part of what is free, or of all that may be taken, was taken since the last measurement.
 const URGENT_SHARE: u64 = 8;
 
 /// A file system that looks as it did is not measured again for so long. Not all of them tell at once what is written.
@@ -64,9 +67,12 @@ impl Pace {
         };
         let has_changed = !is_measured
             || (seen.used_bytes, seen.free_files) != (base.used_bytes, base.free_files);
+        let is_much = |new: u64, free: u64| new > free / URGENT_SHARE;
         let written = seen.used_bytes.saturating_sub(base.used_bytes);
-        let fills_up =
-            !lack.is_nothing() || written > seen.free_bytes.min(limit_bytes) / URGENT_SHARE;
+        let made = base.free_files.saturating_sub(seen.free_files);
+        let fills_up = !lack.is_nothing()
+            || is_much(written, seen.free_bytes.min(limit_bytes))
+            || is_much(made, seen.free_files.min(limit_bytes / BLOCK_BYTES));
         if has_changed && fills_up && since >= took * URGENT_REST_FACTOR {
             return Due::Measure(Duration::ZERO);
         }
@@ -170,6 +176,16 @@ mod tests {
         pace.look(full);
         pace.measured(now, Duration::ZERO);
         assert_eq!(due(&mut pace, now + 9 * SECOND, SECOND / 9, full), Due::Nothing);
+    }
+
+    #[test]
+    fn files_fill_it_up_too() {
+        let mut pace = Pace::default();
+        let now = Instant::now();
+        let with = |free_files| Seen { all_files: Some(9000), free_files, ..seen(GIB) };
+        assert_eq!(due(&mut pace, now, SECOND / 9, with(9000)), Due::Nothing);
+        assert_eq!(due(&mut pace, now, SECOND / 9, with(8000)), Due::Nothing);
+        assert_eq!(due(&mut pace, now, SECOND / 9, with(7999)), Due::Measure(Duration::ZERO));
     }
 
     #[test]

@@ -142,13 +142,21 @@ impl Watched {
         if !was_full && !seen.is_full() {
             return Ok(None);
         }
+        Ok(Some(Excess { full: Some(seen), ..self.excess().await? }))
+    }
+
+    /// What the action has taken, as more than there was room for.
+    ///
+    /// # Errors
+    /// If the folder cannot be looked at.
+    pub(crate) async fn excess(&self) -> Result<Excess, Error> {
         let folder = self.folder.clone();
         let taken = blocking("measure the folder of an action", move || {
             measure(&folder).map_err(|error| Error::fault("measure the folder of an action", error))
         })
         .await?;
         let limit_bytes = self.shared.lodging.get().map(|lodging| lodging.limit_bytes());
-        Ok(Some(Excess { taken, limit_bytes, full: Some(seen) }))
+        Ok(Excess { taken, limit_bytes, full: None })
     }
 }
 

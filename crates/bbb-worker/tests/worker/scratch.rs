@@ -8,18 +8,15 @@ use bbb_worker::Keep;
 use crate::rig::{Done, FUNCTION, Rig, Tier, Tree, command, until};
 
 /// What all together may take on disk.
-const LIMIT_BYTES: u64 = 64 << 20;
+const LIMIT_BYTES: u64 = 32 << 20;
 
-/// Commands that fill what they can reach, and go on. None of their files is larger than the limit.
+/// Commands that fill what they can reach, and go on.
 const FILLERS: &[(&str, &str)] = &[
     ("files", "i=0; while :; do head -c 8M /dev/zero >f$i; i=$((i+1)); done"),
-    ("small files", "perl -e 'for (1..1e7) { open F, qq(>f$_) or sleep 1 }'"),
-    (
-        "folders",
-        "perl -e 'for (1..1e7) { mkdir qq(d$_) or sleep 1; chdir qq(d$_) unless $_ % 999 }'",
-    ),
     ("stdout", "while :; do head -c 8M /dev/zero; done"),
     ("stderr", "while :; do head -c 8M /dev/zero >&2; done"),
+    // Last: some file systems find new files slowly after many were removed.
+    ("small files", "perl -e 'for (1..1e7) { open F, qq(>f$_) or sleep 1 }'"),
 ];
 
 async fn rig(mode: Mode) -> Rig {
@@ -52,10 +49,12 @@ async fn fills(rig: &Rig, what: &str, script: &str) -> Done {
 }
 
 fn was_ended(done: &Done, what: &str) {
-    assert_eq!((done.code(), done.result().exit_code), (0, 137), "{what}: {}", done.error());
+    // It was killed, or began a file that was to become larger than all there may be.
+    let code = done.result().exit_code;
+    assert!(done.code() == 0 && [137, 153].contains(&code), "{what}: {code} {}", done.error());
     let told = &done.response.message;
     assert!(told.starts_with("ended for what it wrote: the action wrote "), "{what}: {told}");
-    assert!(told.contains("its --cache_size is 64.0 MiB"), "{what}: {told}");
+    assert!(told.contains("its --cache_size is 32.0 MiB"), "{what}: {told}");
     assert!(!told.contains("kept"), "{what}: {told}");
     assert!(done.result().output_files.is_empty(), "{what}");
 }
