@@ -106,3 +106,89 @@ fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd>
     // An action does not see that it is looked at.
     rustix::fs::openat(at, name, flags | OFlags::NOATIME, Mode::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
+
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+
+    /// A folder, and what it takes beside what is put in later.
+    fn folder() -> (tempfile::TempDir, Taken) {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["upper", "lower"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let taken = measure(folder.path()).unwrap();
+        assert_eq!((taken.files, taken.hides), (1, false), "inputs are passed over");
+        (folder, taken)
+    }
+
+    /// What has come since.
+    fn more(folder: &tempfile::TempDir, before: Taken) -> (u64, u64) {
+        let taken = measure(folder.path()).unwrap();
+        (taken.bytes - before.bytes, taken.files - before.files)
+    }
+
+    #[test]
+    fn files_count_in_blocks_and_holes_do_not() {
+        let (folder, before) = folder();
+        let upper = folder.path().join("upper");
+        fs::write(upper.join("file"), vec![1; 100 << 10]).unwrap();
+        assert_eq!(more(&folder, before), (100 * KIB, 1));
+        fs::write(upper.join("empty"), "").unwrap();
+        fs::File::create(upper.join("hole")).unwrap().set_len(1 << 40).unwrap();
+        symlink("/", upper.join("link")).unwrap();
+        fs::create_dir_all(upper.join("d/d")).unwrap();
+        assert_eq!(more(&folder, before), (120 * KIB, 6), "each takes a block");
+        fs::write(folder.path().join("lower/input"), vec![1; 100 << 10]).unwrap();
+        assert_eq!(more(&folder, before), (120 * KIB, 6));
+    }
+
+    #[test]
+    fn of_a_file_with_many_names_each_has_its_part() {
+        let (folder, before) = folder();
+        let (inside, outside) = (folder.path().join("upper"), tempfile::tempdir().unwrap());
+        let file = inside.join("1");
+        fs::write(&file, vec![1; 120 << 10]).unwrap();
+        for name in ["2", "3"] {
+            fs::hard_link(&file, inside.join(name)).unwrap();
+        }
+        assert_eq!(more(&folder, before), (120 * KIB, 3));
+        fs::hard_link(&file, outside.path().join("blob")).unwrap();
+        assert_eq!(more(&folder, before), (90 * KIB, 3));
+    }
+
+    #[test]
+    fn what_is_too_deep_is_not_looked_into_but_told() {
+        let (folder, before) = folder();
+        let mut at = folder.path().join("upper");
+        for _ in 0..MAX_DEPTH - 1 {
+            at.push("d");
+        }
+        fs::create_dir_all(&at).unwrap();
+        let depth = MAX_DEPTH as u64;
+        assert!(!measure(folder.path()).unwrap().hides);
+        fs::create_dir_all(at.join("d/d")).unwrap();
+        fs::write(at.join("d/d/file"), "x").unwrap();
+        let taken = measure(folder.path()).unwrap();
+        assert_eq!((taken.files, taken.hides), (before.files + depth, true));
+    }
+
+    #[test]
+    fn what_nobody_may_read_is_told_and_stays_so() {
+        let (folder, before) = folder();
+        let secret = folder.path().join("upper/secret");
+        fs::create_dir(&secret).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+        let taken = measure(folder.path()).unwrap();
+        assert_eq!(taken.files, before.files + 1);
+        assert_eq!(taken.hides, !rustix::process::geteuid().is_root());
+        assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0);
+    }
+}
