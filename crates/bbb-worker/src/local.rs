@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
-use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_scheduler::{Outcome, Progress, Task, steering::INPUT_ROOT};
 use bbb_storage::{ActionLogs, Instances, LocalFiles, LocalLogs, Lodging};
 use prost::Message as _;
 
@@ -20,9 +20,10 @@ use crate::{
     cleanup::{Cleaner, TREES},
     error::Error,
     fetch::Lease,
+    ladder::Ladder,
     renewal::Part,
     room,
-    run::{INPUT_ROOT, Walls},
+    run::Walls,
     scratch::Watch,
     stage::{Prepared, Staging},
     times::{Clock, Times},
@@ -121,6 +122,7 @@ pub struct Local {
     settings: Settings,
     instances: Arc<Instances>,
     sandbox: Arc<dyn Sandbox>,
+    ladder: Ladder,
     cleaner: Cleaner,
     watch: Watch,
     links: Option<LinksOf>,
@@ -155,8 +157,9 @@ impl Local {
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
         let watch = Watch::start(settings.folder.clone(), tasks);
+        let ladder = Ladder::find(&settings.folder, sandbox.probe());
         let (links, bases, logs) = (None, None, None);
-        Ok(Self { settings, instances, sandbox, cleaner, watch, links, bases, logs })
+        Ok(Self { settings, instances, sandbox, ladder, cleaner, watch, links, bases, logs })
     }
 
     /// Counts what running actions write against the limit of the store that the worker's folder is in. No file of an action becomes
@@ -170,8 +173,12 @@ impl Local {
         self
     }
 
-    /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
-    /// them from being changed. The worker's folder has to be on the store's file system.
+    /// How inputs get where actions find them.
+    pub fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    /// Stages inputs as links to files of a store where no action can change these. The worker's folder has to be on the store's file system.
     #[must_use]
     pub fn linking(
         mut self,
@@ -225,7 +232,7 @@ impl Local {
             let lease = Lease::read(task, stores).await?;
             let folder = Arc::new(self.cleaner.folder(&folder_name, report).await?);
             let staging = Staging {
-                kind: self.sandbox.staging(),
+                ladder: &self.ladder,
                 copied_files: settings.copied_files,
                 concurrency: settings.download_concurrency,
                 links: links.as_deref(),

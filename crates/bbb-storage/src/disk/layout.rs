@@ -5,6 +5,7 @@
 //! cas/<instance>/<function>/<xx>/<hash>-<size>      blobs, mode 0444
 //! cas/<instance>/<function>/<xx>/<hash>-<size>.x    copies that may be executed, mode 0555
 //! ac/<instance>/<function>/<xx>/<hash>-<size>       results, by the digest of the action
+//! ac/<instance>%log/<function>/<xx>/<hash>-<size>   pages of logs, by a digest that follows from their names
 //! tmp/  trash/  scratch/  queue/
 //! ```
 

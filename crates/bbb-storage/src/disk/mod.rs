@@ -244,6 +244,11 @@ impl Disk {
         Arc::new(results::Results(View::new(self, instance)))
     }
 
+    /// The pages of an instance's logs, which have the form of results. No client reaches them.
+    pub fn log_pages(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results(View::beside(self, instance, "log")))
+    }
+
     /// The blobs of an instance as files to be hard-linked.
     pub fn local_files(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn LocalFiles> {
         Arc::new(links::Links(View::new(self, instance)))

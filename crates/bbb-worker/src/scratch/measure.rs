@@ -103,7 +103,7 @@ fn one(from: BorrowedFd<'_>, name: &CStr, taken: &mut Taken, at: Walk<'_>) -> io
 
 fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // An action does not see that it is looked at.
+    // So that an action does not see that it is looked at.
     rustix::fs::openat(at, name, flags | OFlags::NOATIME, Mode::empty())
 }
 

@@ -208,19 +208,39 @@ impl Rig {
         Self::start(mode, tier, change).await.unwrap()
     }
 
+    /// A rig with namespaces, on what could be a machine without overlays.
+    pub(crate) async fn without_overlays() -> Self {
+        let mut config = Config::new(PathBuf::new());
+        config.mode = Mode::Namespaces;
+        config.overlays = false;
+        Self::build(config, 4 << 30, Tier::Disk, |_| {}).await.unwrap()
+    }
+
     /// A rig, unless its worker refuses its settings.
     pub(crate) async fn start(
         mode: Mode,
         tier: Tier,
         change: impl FnOnce(&mut Settings),
     ) -> io::Result<Self> {
-        Self::within(4 << 30, mode, tier, change).await
+        let mut config = Config::new(PathBuf::new());
+        config.mode = mode;
+        Self::build(config, 4 << 30, tier, change).await
     }
 
     /// A rig with so much room for all that it has on disk.
     pub(crate) async fn within(
         limit_bytes: u64,
         mode: Mode,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut config = Config::new(PathBuf::new());
+        config.mode = mode;
+        Self::build(config, limit_bytes, Tier::Disk, change).await.unwrap()
+    }
+
+    async fn build(
+        mut config: Config,
+        limit_bytes: u64,
         tier: Tier,
         change: impl FnOnce(&mut Settings),
     ) -> io::Result<Self> {
@@ -245,8 +265,7 @@ impl Rig {
         };
         let instances = Arc::new(Instances::new(build));
         let stores = instances.get(&InstanceName::default());
-        let mut config = Config::new(disk.scratch());
-        config.mode = mode;
+        config.folders = vec![disk.scratch()];
         config.launcher = Some(env!("CARGO_BIN_EXE_bbb-worker-launcher").into());
         let sandbox = Arc::new(bbb_sandbox::start(config).await.unwrap());
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));

@@ -5,7 +5,7 @@ use bbb_reapi::ToProto as _;
 use bbb_sandbox::Mode;
 use bbb_worker::Keep;
 
-use crate::rig::{Done, FUNCTION, Rig, Tier, Tree, command, until};
+use crate::rig::{Done, FUNCTION, Rig, Tree, command, until};
 
 /// What all together may take on disk.
 const LIMIT_BYTES: u64 = 32 << 20;
@@ -20,8 +20,7 @@ const FILLERS: &[(&str, &str)] = &[
 ];
 
 async fn rig(mode: Mode) -> Rig {
-    let copied = |settings: &mut bbb_worker::Settings| settings.keep = Keep::Failed;
-    Rig::within(LIMIT_BYTES, mode, Tier::Disk, copied).await.unwrap()
+    Rig::within(LIMIT_BYTES, mode, |settings| settings.keep = Keep::Failed).await
 }
 
 async fn action(rig: &Rig, script: &str, outputs: &[&str]) -> Digest {
