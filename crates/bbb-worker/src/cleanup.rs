@@ -16,6 +16,7 @@ use std::{
 
 use bbb_lifecycle::TaskGroup;
 use bbb_sandbox::remove_tree;
+use bbb_storage::Kept;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
 const MAX_FOLDERS: usize = 1024;
 
 /// Where kept folders are moved, below the worker's own.
-const KEPT: &str = "kept";
+pub(crate) const KEPT: &str = "kept";
 
 /// Where staged trees lie, below the worker's own; others look after them.
 pub(crate) const TREES: &str = "trees";
@@ -71,6 +72,8 @@ pub(crate) struct Folder {
     parts: Option<Parts>,
     kept: PathBuf,
     is_kept: AtomicBool,
+    /// Keeps what is kept from being removed before it is in its place.
+    kept_room: OnceLock<Kept>,
     may_be_renewed: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
     place: Option<mpsc::OwnedPermit<Used>>,
@@ -133,6 +136,7 @@ impl Cleaner {
             parts,
             kept,
             is_kept: AtomicBool::new(false),
+            kept_room: OnceLock::new(),
             may_be_renewed: AtomicBool::new(true),
             place: Some(place),
             claim: Arc::default(),
@@ -204,8 +208,17 @@ impl Folder {
         self.path.join("blobs")
     }
 
-    /// Keeps the folder for people. Returns where it will be found once nobody holds it any more.
-    pub(crate) fn keep(&self) -> &Path {
+    /// Where it will be found if it is kept.
+    pub(crate) fn kept_path(&self) -> &Path {
+        &self.kept
+    }
+
+    /// Keeps the folder for people, in this room of the store. Returns where it will be found once nobody holds it any more.
+    pub(crate) fn keep(&self, room: Option<Kept>) -> &Path {
+        if let Some(room) = room {
+            // An action ends once.
+            let _ = self.kept_room.set(room);
+        }
         self.is_kept.store(true, Ordering::Relaxed);
         &self.kept
     }

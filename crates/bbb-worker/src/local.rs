@@ -17,9 +17,10 @@ use prost::Message as _;
 use crate::{
     Executor, Report,
     bases::Bases,
-    cleanup::{Cleaner, TREES},
+    cleanup::{Cleaner, KEPT, TREES},
     error::Error,
     fetch::Lease,
+    kept::KeptRoots,
     ladder::Ladder,
     renewal::Part,
     room,
@@ -125,6 +126,7 @@ pub struct Local {
     ladder: Ladder,
     cleaner: Cleaner,
     watch: Watch,
+    kept: Option<Arc<KeptRoots>>,
     links: Option<LinksOf>,
     bases: Option<Arc<Bases>>,
     /// Where what commands print can be read while they run.
@@ -158,17 +160,19 @@ impl Local {
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
         let watch = Watch::start(settings.folder.clone(), tasks);
         let ladder = Ladder::find(&settings.folder, sandbox.probe());
-        let (links, bases, logs) = (None, None, None);
-        Ok(Self { settings, instances, sandbox, ladder, cleaner, watch, links, bases, logs })
+        let (kept, links, bases, logs) = (None, None, None, None);
+        Ok(Self { settings, instances, sandbox, ladder, cleaner, watch, kept, links, bases, logs })
     }
 
-    /// Counts what running actions write against the limit of the store that the worker's folder is in. No file of an action becomes
-    /// larger than that.
+    /// Counts what running actions write, and exec roots that are kept, against the limit of the store that the worker's folder is in. No
+    /// file of an action becomes larger than that. What an earlier process kept is looked through by a task of `tasks`.
     #[must_use]
-    pub fn counting(mut self, lodging: Arc<dyn Lodging>) -> Self {
+    pub fn counting(mut self, lodging: Arc<dyn Lodging>, tasks: &TaskGroup) -> Self {
         let file_bytes = lodging.limit_bytes();
         let limit = &mut self.settings.limits.file_bytes;
         *limit = Some(limit.map_or(file_bytes, |bytes| bytes.min(file_bytes)));
+        let kept = self.settings.folder.join(KEPT);
+        self.kept = Some(KeptRoots::start(kept, Arc::clone(&lodging), tasks));
         self.watch.count_in(lodging);
         self
     }
@@ -260,7 +264,7 @@ impl Local {
         }
         let times = Times { fetched, ran: clock.now() };
         report.progress(Progress::Uploading);
-        let settled = ran.settle(settings, mode, clock, times, shown);
+        let settled = ran.settle(settings, mode, clock, times, shown, self.kept.as_ref());
         within("storing outputs", settings.upload_deadline, settled).await
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     cleanup::Folder,
     collect::{OutputFile, Scene, Survey},
     error::{Error, blocking, chain},
+    kept::KeptRoots,
     local::{Keep, Settings},
     renewal::Part,
     run::{Ran, is_too_large},
@@ -36,6 +37,7 @@ impl Ran {
         clock: Clock,
         times: Times,
         shown: Option<ActionLogs>,
+        kept_roots: Option<&Arc<KeptRoots>>,
     ) -> Result<Outcome, Error> {
         let uploads_from = clock.now();
         let lease = Arc::clone(&self.prepared.lease);
@@ -92,9 +94,10 @@ impl Ran {
         }
         let kept = match keeps {
             true => {
-                let path = ran.keep().await?;
-                tracing::info!(path = %path.display(), action = %lease.task.submission.key.action, "exec root is kept");
-                Some(path)
+                let path = ran.keep(kept_roots).await?;
+                let action = lease.task.submission.key.action;
+                tracing::info!(path = ?path, %action, "exec root is kept if there is room");
+                path
             }
             false => None,
         };

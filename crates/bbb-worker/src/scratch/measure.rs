@@ -43,11 +43,22 @@ pub(crate) struct Taken {
 /// # Errors
 /// If the folder itself cannot be read. What goes away meanwhile takes nothing.
 pub(crate) fn measure(folder: &Path) -> io::Result<Taken> {
+    start(folder, Some(Part::Lower.name().as_bytes()), true)
+}
+
+/// Measures a folder that nobody writes to any more, as if all other names of its files were to go; blocks.
+///
+/// # Errors
+/// If the folder itself cannot be read.
+pub(crate) fn measure_alone(folder: &Path) -> io::Result<Taken> {
+    start(folder, None, false)
+}
+
+fn start(folder: &Path, but: Option<&[u8]>, shares: bool) -> io::Result<Taken> {
     let folder = open(CWD, folder)?;
     let mut taken = Taken::default();
     let device = rustix::fs::fstat(&folder)?.st_dev;
-    let lower = Part::Lower.name().as_bytes();
-    walk(&folder, &mut taken, Walk { device, depth: 0, but: Some(lower) })?;
+    walk(&folder, &mut taken, Walk { device, depth: 0, but, shares })?;
     Ok(taken)
 }
 
@@ -59,6 +70,8 @@ struct Walk<'a> {
     depth: usize,
     /// What is passed over at the top.
     but: Option<&'a [u8]>,
+    /// Whether of a file with many names each has its part.
+    shares: bool,
 }
 
 fn walk(directory: &OwnedFd, taken: &mut Taken, at: Walk<'_>) -> io::Result<()> {
@@ -87,7 +100,7 @@ fn one(from: BorrowedFd<'_>, name: &CStr, taken: &mut Taken, at: Walk<'_>) -> io
     }
     let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     #[allow(clippy::useless_conversion, reason = "it is an u32 on other machines")]
-    let names = if is_directory { 1 } else { u64::from(stat.st_nlink).max(1) };
+    let names = if is_directory || !at.shares { 1 } else { u64::from(stat.st_nlink).max(1) };
     let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
     taken.bytes += blocks.saturating_mul(512).max(BLOCK_BYTES) / names;
     taken.files += 1;
@@ -185,7 +198,7 @@ mod tests {
         let (folder, before) = folder();
         let secret = folder.path().join("upper/secret");
         fs::create_dir(&secret).unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
         let taken = measure(folder.path()).unwrap();
         assert_eq!(taken.files, before.files + 1);
         assert_eq!(taken.hides, !rustix::process::geteuid().is_root());

@@ -18,6 +18,7 @@ mod watch;
 
 pub(crate) use claim::Claim;
 pub(crate) use excess::Excess;
+pub(crate) use measure::measure_alone;
 pub(crate) use watch::{Watch, Watched};
 
 /// The number of an action that is watched, never given twice.

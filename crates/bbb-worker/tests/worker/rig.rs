@@ -277,7 +277,7 @@ impl Rig {
         change(&mut settings);
         let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
-        let local = local.counting(disk.lodging()).linking(move |instance| match tier {
+        let local = local.counting(disk.lodging(), &tasks).linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
         });

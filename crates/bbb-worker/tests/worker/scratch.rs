@@ -71,3 +71,27 @@ async fn whoever_fills_the_disk_is_ended_and_nobody_else() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_roots_are_kept_until_their_room_is_needed() {
+    for mode in [Mode::Namespaces, Mode::None] {
+        let rig = rig(mode).await;
+        let fails = async |script: &str| {
+            let done = rig.execute(rig.task(action(&rig, script, &[]).await)).await;
+            assert_eq!(done.result().exit_code, 1, "{}", done.response.message);
+            let path = done.response.message.strip_prefix("exec root kept at ").unwrap();
+            let path = std::path::PathBuf::from(path);
+            until(|| path.exists()).await;
+            path
+        };
+        let first = fails("head -c 12M /dev/zero >f; exit 1").await;
+        assert!(rig.disk.stats().lodged_bytes >= 12 << 20, "it is counted");
+        assert_eq!(std::fs::metadata(first.join("root/f")).unwrap().len(), 12 << 20);
+        let second = fails("head -c 10M /dev/zero >f; cat input; exit 1").await;
+        assert!(first.exists() && second.exists());
+        let third = fails("head -c 11M /dev/zero >f; exit 1").await;
+        until(|| !first.exists()).await;
+        assert!(second.exists() && third.exists());
+        rig.is_clean().await;
+    }
+}
