@@ -96,7 +96,12 @@ impl Ran {
             true => {
                 let path = ran.keep(kept_roots).await?;
                 let action = lease.task.submission.key.action;
-                tracing::info!(path = ?path, %action, "exec root is kept if there is room");
+                match &path {
+                    Some(path) => {
+                        tracing::info!(path = %path.display(), %action, "exec root is kept");
+                    }
+                    None => tracing::info!(%action, "there is no room to keep the exec root"),
+                }
                 path
             }
             false => None,

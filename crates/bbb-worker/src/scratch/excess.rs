@@ -31,8 +31,9 @@ impl Excess {
 
 impl fmt::Display for Excess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Taken { bytes, files, .. } = self.taken;
-        write!(f, "the action wrote {} in {files} files, ", Bytes(bytes))?;
+        let Taken { bytes, files, hides } = self.taken;
+        let least = if hides { "at least " } else { "" };
+        write!(f, "the action wrote {least}{} in {files} files, ", Bytes(bytes))?;
         match self.full {
             Some(seen) => {
                 write!(f, "and the worker's disk was full: {} were free", Bytes(seen.free_bytes))?;
@@ -101,10 +102,11 @@ mod tests {
             all_files: Some(1000),
             free_files: 7,
         };
-        let excess = Excess { limit_bytes: None, full: Some(full), ..excess };
+        let taken = Taken { hides: true, ..taken };
+        let excess = Excess { taken, limit_bytes: None, full: Some(full) };
         assert_eq!(
             excess.to_string(),
-            "the action wrote 1.5 GiB in 12 files, and the worker's disk was full: 1000 bytes were free, and 7 files"
+            "the action wrote at least 1.5 GiB in 12 files, and the worker's disk was full: 1000 bytes were free, and 7 files"
         );
     }
 }

@@ -4,7 +4,7 @@
 //! What they take is room in the store, for which blobs go that were used least. Where none can be had, or the file system
 //! is full although it should not be, the action that wrote most is ended, so that the node and all others go on.
 //!
-//! Promises: an action that ends within a second pays one entry in a table; measuring takes a twentieth of a core at the most, a fourth
+//! Promises: an action that ends within a second pays one entry in a table; measuring takes a twentieth of a core at the most, a fifth
 //! while the file system fills up, and memory that does not depend on what is there; room is given back when the folder has been emptied.
 //!
 //! What an action writes between two looks is not bounded, nor does anyone here see what has no name any more. It refuses to

@@ -18,7 +18,7 @@ const REST: Duration = Duration::from_secs(1);
 /// After a measurement comes this many times the rest that it took: a twentieth of a core at the most...
 const REST_FACTOR: u32 = 20;
 
-/// ...or a fourth, while the file system fills up.
+/// ...or a fifth, while the file system fills up.
 const URGENT_REST_FACTOR: u32 = 4;
 
 /// It fills up when so large a part of what is free, or of all that may be taken, was taken since the last measurement.
