@@ -13,7 +13,6 @@ use axum::{
     routing::get,
 };
 use bbb_lifecycle::Stop;
-use bbb_reapi::proto::asset::{fetch_server::FetchServer, push_server::PushServer};
 use bbb_storage::{Instances, Logs};
 use http::{HeaderMap, StatusCode, header};
 use tonic::server::NamedService;
@@ -108,7 +107,6 @@ impl Doors {
             .merge(action_cache::routes(door(MAX_MESSAGE_BYTES), settings.client_results));
         let (reporter, health_service) = tonic_health::server::health_reporter();
         let services = vec![capabilities::NAME, bytestream::NAME, action_cache::NAME, cas::NAME];
-        let limited = MAX_SMALL_MESSAGE_BYTES;
         Self {
             router,
             required_header: settings.required_header,
@@ -117,8 +115,13 @@ impl Doors {
         }
         .with_reflection()
         .with_service(health_service)
-        .with_service(FetchServer::new(Asset).max_decoding_message_size(limited))
-        .with_service(PushServer::new(Asset).max_decoding_message_size(limited))
+    }
+
+    /// These, and the Remote Asset API.
+    #[must_use]
+    pub fn with_assets(self, asset: Asset) -> Self {
+        let (fetch, push) = asset.into_servers();
+        self.with_service(fetch).with_service(push)
     }
 
     /// For other nodes, who prove themselves by their certificates: blobs and results, both of which they may write, and

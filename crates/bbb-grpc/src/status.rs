@@ -10,12 +10,13 @@
 
 use std::time::Duration;
 
+use bbb_asset::FetchError;
 use bbb_digest::Digest;
 use bbb_reapi::{Invalid, proto::rpc, status as words};
 use bbb_storage::{Error, LogError, TreeError};
 use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, QuotaViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
 /// How many blobs a call's trailers name at the most. gRPC's Java library takes 8 KiB of headers, and one
 /// blob is some 130 bytes of them.
@@ -84,6 +85,28 @@ impl IntoStatus for TreeError {
                 let Invalid { field, what } = *invalid;
                 Invalid::new(field, format!("{what} (in {digest})")).into_status()
             }
+        }
+    }
+}
+
+/// What ends a call of the Remote Asset API's Fetch; what an origin answers is told within its response.
+impl IntoStatus for FetchError {
+    fn into_status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::Unsupported(names) => {
+                // In the words of the comment of `Fetch`.
+                let named = names.iter().take(MAX_VIOLATIONS_IN_TRAILERS).map(|name| {
+                    let what = format!("\"{}\" not supported", cut(name.to_string()));
+                    FieldViolation::new("qualifiers.name", what)
+                });
+                let details = ErrorDetails::with_bad_request(named.collect::<Vec<_>>());
+                detailed(Code::InvalidArgument, message, details)
+            }
+            Self::Outside { .. } => not_found(message),
+            Self::Storage(error) => error.again().into_status(),
+            Self::Busy => exhausted("fetches", message),
+            Self::Stopping => unavailable(message),
         }
     }
 }

@@ -63,7 +63,8 @@ impl Error {
     }
 
     /// The same error once more, for another who waits for the same thing.
-    pub(crate) fn again(&self) -> Self {
+    #[must_use]
+    pub fn again(&self) -> Self {
         let copy = |source: &io::Error| io::Error::new(source.kind(), source.to_string());
         match self {
             Self::Missing(digest) => Self::Missing(*digest),

@@ -69,6 +69,11 @@ impl HashedFile {
         Ok(Self { digest: hasher.finish(), path: path.to_owned() })
     }
 
+    /// A file that the caller wrote himself and hashed while he did.
+    pub fn written(digest: Digest, path: &Path) -> Self {
+        Self { digest, path: path.to_owned() }
+    }
+
     /// The digest of what the file holds.
     pub fn digest(&self) -> Digest {
         self.digest

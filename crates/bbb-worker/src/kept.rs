@@ -126,7 +126,8 @@ impl Ran {
                 if let Err(error) = put_together(&view, &to) {
                     tracing::warn!(path = %to.display(), %error, "exec root is kept in part");
                 }
-                let layers = [Part::Upper, Part::Work, Part::Lower];
+                // What is in there has a name in the folder too.
+                let layers = [Part::Upper, Part::Work];
                 let removed =
                     layers.into_iter().try_for_each(|part| remove_tree(&folder.part(part)));
                 removed.map_err(|error| Error::fault("remove the layers of an exec root", error))

@@ -9,7 +9,7 @@ use bbb_reapi::{
     status::{self, Code},
     to_duration, to_timestamp,
 };
-use bbb_sandbox::{ExecRoot, Mode, View};
+use bbb_sandbox::{ExecRoot, Mode, View, removal};
 use bbb_scheduler::Outcome;
 use bbb_storage::ActionLogs;
 use prost::Message as _;
@@ -52,12 +52,15 @@ impl Ran {
             let (mut survey, is_cut) = match self.excess {
                 None => (self.survey(mode)?, false),
                 // What it made is what there is no room for.
-                Some(_) => (Survey::default(), cut_streams(&first.folder)?),
+                Some(_) => (Survey::default(), cut_streams(&first.folder, mode)?),
             };
             let streams =
                 [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(first.folder.part(part)));
             let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
-            let begun = first.begin(files)?;
+            let begun = first.begin(files.inspect(|file| match file {
+                OutputFile::Made(path) if mode == Mode::None => removal::let_go(path),
+                _ => {}
+            }))?;
             Ok((self, survey, begun, is_cut))
         })
         .await?;
@@ -167,9 +170,12 @@ impl Ran {
 const TOLD_BYTES: u64 = 1 << 20;
 
 /// Leaves of what an action printed what is told of it. Whether that is not all.
-fn cut_streams(folder: &Folder) -> Result<bool, Error> {
+fn cut_streams(folder: &Folder, mode: Mode) -> Result<bool, Error> {
     let mut is_cut = false;
     for part in [Part::Stdout, Part::Stderr] {
+        if mode == Mode::None {
+            removal::let_go(&folder.part(part));
+        }
         let cut = || {
             // The action may have put anything in its place, where it reaches it.
             let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
+use bbb_asset::Assets;
 use bbb_digest::InstanceName;
 use bbb_grpc::{
     Budgets, ClientTls, Doors, Port, RequiredHeader, TlsFiles,
+    asset::Asset,
     execution::{Execution, ExecutionSettings},
     operations::Operations,
 };
@@ -37,6 +39,7 @@ pub(crate) struct Behind<'a> {
     pub(crate) instances: &'a Arc<Instances>,
     pub(crate) work: &'a Work,
     pub(crate) logs: &'a NodeLogs,
+    pub(crate) assets: &'a Assets,
     /// The cluster, and what its other nodes may ask this one for.
     pub(crate) cluster: Option<(&'a Membership, &'a Arc<Tiered>)>,
 }
@@ -75,7 +78,7 @@ impl Behind<'_> {
 
     /// All services for clients.
     fn clients(&self, budgets: &Budgets) -> anyhow::Result<Doors> {
-        let Self { settings, instances, work, logs, .. } = *self;
+        let Self { settings, instances, work, logs, assets, .. } = *self;
         let dispatch = work.dispatch();
         let required_header = settings.required_header.as_ref();
         let required_header = required_header
@@ -98,7 +101,8 @@ impl Behind<'_> {
                 Execution::new(Arc::clone(instances), Arc::clone(&dispatch), execution)
                     .into_server(),
             )
-            .with_service(Operations::new(dispatch).into_server()))
+            .with_service(Operations::new(dispatch).into_server())
+            .with_assets(Asset::new(assets.clone(), settings.client_results)))
     }
 
     /// All services for other nodes: the blobs and results that they may ask this one for, what lies on its disk alone, and
@@ -143,7 +147,7 @@ impl Behind<'_> {
 }
 
 /// The largest blob that is taken: through the disk one passes into the bucket, whatever its size.
-fn max_blob_bytes(settings: &Settings) -> u64 {
+pub(crate) fn max_blob_bytes(settings: &Settings) -> u64 {
     match settings.bucket {
         Some(_) => MAX_BUCKET_BLOB_BYTES,
         None => settings.cache_size_bytes / 2,

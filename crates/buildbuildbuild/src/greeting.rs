@@ -61,8 +61,7 @@ pub fn greeting(settings: &Settings, bound: Bound, workplace: Option<&Workplace>
         ));
     }
     lines.extend(settings.notes().iter().cloned());
-    let mut warnings = settings.not_yet().to_vec();
-    warnings.extend(open_executor(settings, bound.port));
+    let mut warnings = Vec::from_iter(open_executor(settings, bound.port));
     warnings.extend(cluster.and_then(|(cluster, gossip)| open_cluster(settings, cluster, gossip)));
     warnings.extend(cluster.and_then(|(cluster, _)| unreachable_port(cluster, bound.port)));
     Greeting { lines, warnings }
@@ -286,12 +285,5 @@ mod tests {
             deaf.warnings[0].starts_with("other nodes are told 192.0.2.1:1234, but"),
             "{deaf:?}"
         );
-    }
-
-    #[test]
-    fn what_is_not_there_yet_is_warned_of() {
-        let flags = Flags { fetch_only: vec!["example.org".to_owned()], ..Flags::default() };
-        let greeting = greet(flags, "10.1.2.3:1234");
-        assert!(greeting.warnings[0].starts_with("--fetch_only does nothing yet"), "{greeting:?}");
     }
 }

@@ -7,6 +7,8 @@ pub(crate) struct Groups {
     /// Ways to meet other nodes: who leaves attracts nobody.
     pub(crate) meeting: TaskGroup,
     pub(crate) doors: TaskGroup,
+    /// Fetches of remote assets.
+    pub(crate) assets: TaskGroup,
     pub(crate) worker: TaskGroup,
     pub(crate) scheduler: TaskGroup,
     pub(crate) cleaning: TaskGroup,
@@ -23,6 +25,7 @@ impl Groups {
         Self {
             meeting: TaskGroup::new("meeting"),
             doors: TaskGroup::new("doors"),
+            assets: TaskGroup::new("assets"),
             worker: TaskGroup::new("worker"),
             scheduler: TaskGroup::new("scheduler"),
             cleaning: TaskGroup::new("cleaning"),
@@ -35,10 +38,11 @@ impl Groups {
     }
 
     /// All of them, in the order in which they stop.
-    pub(crate) const fn in_order(&self) -> [&TaskGroup; 10] {
+    pub(crate) const fn in_order(&self) -> [&TaskGroup; 11] {
         [
             &self.meeting,
             &self.doors,
+            &self.assets,
             &self.worker,
             &self.scheduler,
             &self.cleaning,

@@ -1,5 +1,6 @@
 //! What the `buildbuildbuild` binary is made of, so that tests can use it within their own process.
 
+mod assets;
 mod cluster_page;
 mod doors;
 pub mod flags;

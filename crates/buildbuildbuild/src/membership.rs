@@ -14,8 +14,8 @@ use std::{
 
 use anyhow::Context as _;
 use bbb_cluster::{
-    BucketList, Cluster, Discovery, Envelope, JoinList, KeyRing, Load, Meeting, MemberId, NodeTls,
-    OwnProperties, Properties, Purpose, RefusalLog, Sealer, Udp,
+    BucketList, Cluster, ClusterView, Discovery, Envelope, JoinList, KeyRing, Load, Meeting,
+    MemberId, NodeTls, OwnProperties, Properties, Purpose, RefusalLog, Sealer, Udp,
 };
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{
@@ -176,6 +176,11 @@ impl Membership {
     ) -> Arc<ClusterDispatch> {
         let reach = PeerReach::new(Arc::clone(&self.connections), peers);
         ClusterDispatch::start(WorkSettings::default(), self.cluster.view(), reach, scheduler)
+    }
+
+    /// Who is in the cluster.
+    pub(crate) fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.cluster.view()
     }
 
     /// The logs of all nodes, `local` being those of this one.

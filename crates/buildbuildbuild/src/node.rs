@@ -19,6 +19,7 @@ use bbb_worker::{Keep, Local, Slots, usual_prefetch};
 use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
+    assets::assets,
     doors::{self, Behind},
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
     greeting::{Bound, Workplace, greeting},
@@ -92,6 +93,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         groups.doors.stop(),
     )
     .context("cannot make the folder of logs (--cache_dir)")?;
+    let assets = assets(
+        &settings.fetch,
+        &disk,
+        bucket.as_ref(),
+        membership.as_ref(),
+        &instances,
+        doors::max_blob_bytes(&settings),
+        &groups.assets,
+    );
     let mut workplace = None;
     if settings.worker_slots > 0 {
         let storage = storage.clone();
@@ -108,6 +118,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         instances: &instances,
         work: &work,
         logs: &logs,
+        assets: &assets,
         cluster: membership.as_ref().zip(storage.tiered()),
     };
     behind.port(client_tls, &groups.scheduler)?.serve(listener, &groups.doors);
@@ -401,7 +412,9 @@ async fn stop(groups: &Groups, membership: Option<&Membership>, drain_timeout: D
         None => doors.await,
     };
     // An action whose client is gone, and what is written back, have the same time.
-    for group in [&groups.worker, &groups.scheduler, &groups.cleaning, &groups.tiers] {
+    for group in
+        [&groups.assets, &groups.worker, &groups.scheduler, &groups.cleaning, &groups.tiers]
+    {
         group.shut_down(left().max(CUT_GRACE)).await;
     }
     if let Some(membership) = membership {

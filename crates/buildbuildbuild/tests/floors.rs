@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("bbb-digest", 0),
     ("bbb-lifecycle", 0),
     ("bbb-sandbox", 0),
@@ -17,6 +17,7 @@ const FLOORS: [(&str, u8); 15] = [
     ("bbb-reapi", 1),
     ("bbb-scheduler", 1),
     ("bbb-storage", 2),
+    ("bbb-asset", 3),
     ("bbb-peer", 3),
     ("bbb-worker", 3),
     ("bbb-grpc", 4),
@@ -27,7 +28,8 @@ const FLOORS: [(&str, u8); 15] = [
 ];
 
 /// Outside crates that a room must not know, with the reason.
-const UNKNOWN_TO: [(&str, &[&str], &str); 5] = [
+const UNKNOWN_TO: [(&str, &[&str], &str); 6] = [
+    ("bbb-asset", &["tonic"], "RPC stops at the doors; only stored messages go lower"),
     ("bbb-cluster", &["tonic", "prost"], "membership speaks by gossip; calls are bbb-peer's"),
     ("bbb-digest", &["tokio"], "digests are values; nothing in them waits"),
     ("bbb-scheduler", &["tonic", "prost"], "a result is bytes to the scheduler"),

@@ -8,6 +8,7 @@
 )]
 
 mod action_cache;
+mod asset;
 mod bytestream;
 mod cas;
 mod certificates;

@@ -1,19 +1,13 @@
-//! What does not belong to one service: capabilities, assets, health, headers, pages, and hostile bodies.
+//! What does not belong to one service: capabilities, health, headers, pages, and hostile bodies.
 
 use std::time::Duration;
 
 use bbb_grpc::Settings;
 use bbb_reapi::{
     ToProto as _,
-    proto::{
-        asset::{
-            FetchBlobRequest, PushBlobRequest, fetch_client::FetchClient, push_client::PushClient,
-        },
-        reapi::{
-            FindMissingBlobsRequest, GetCapabilitiesRequest,
-            capabilities_client::CapabilitiesClient,
-            content_addressable_storage_client::ContentAddressableStorageClient,
-        },
+    proto::reapi::{
+        FindMissingBlobsRequest, GetCapabilitiesRequest, capabilities_client::CapabilitiesClient,
+        content_addressable_storage_client::ContentAddressableStorageClient,
     },
 };
 use tokio::{
@@ -45,22 +39,6 @@ async fn capabilities_are_true() {
     assert!(all.execution_capabilities.unwrap().exec_enabled);
     let bad = GetCapabilitiesRequest { instance_name: "a/../b".into() };
     assert_eq!(client.get_capabilities(bad).await.unwrap_err().code(), Code::InvalidArgument);
-}
-
-#[tokio::test]
-async fn assets_are_probed() {
-    let server = Server::start().await;
-    let mut fetch = FetchClient::new(server.channel.clone());
-    let mut push = PushClient::new(server.channel.clone());
-    let invalid = Code::InvalidArgument;
-    assert_eq!(fetch.fetch_blob(FetchBlobRequest::default()).await.unwrap_err().code(), invalid);
-    assert_eq!(push.push_blob(PushBlobRequest::default()).await.unwrap_err().code(), invalid);
-    let uris = vec!["https://example.org/x".to_owned()];
-    let valid = FetchBlobRequest { uris: uris.clone(), ..Default::default() };
-    assert_eq!(fetch.fetch_blob(valid).await.unwrap_err().code(), Code::Unimplemented);
-    let blob_digest = Some(server.memory().add("x").to_proto());
-    let valid = PushBlobRequest { uris, blob_digest, ..Default::default() };
-    assert_eq!(push.push_blob(valid).await.unwrap_err().code(), Code::Unimplemented);
 }
 
 #[tokio::test]

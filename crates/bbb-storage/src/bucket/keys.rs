@@ -4,6 +4,7 @@
 //! <prefix>/v1/<hh>/cas/<instance>/<function>/<hash>-<size>   blobs
 //! <prefix>/v1/<hh>/ac/<instance>/<function>/<hash>-<size>    results, by the digest of the action
 //! <prefix>/v1/<hh>/log/<instance>/<function>/<hash>-<size>   pages of logs, by a digest that follows from their names
+//! <prefix>/v1/<hh>/asset/<instance>/<function>/<hash>-<size> records of remote assets, by a digest that follows from what they are called
 //! <prefix>/v1/meta/<name>                                    what the nodes keep about the bucket itself
 //! ```
 //!
@@ -31,16 +32,19 @@ pub(crate) enum Kind {
     Result,
     /// A page that tells which blobs some logs are.
     Log,
+    /// A record that tells which blob or directory a remote asset is.
+    Asset,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 3] = [Self::Blob, Self::Result, Self::Log];
+    pub(crate) const ALL: [Self; 4] = [Self::Blob, Self::Result, Self::Log, Self::Asset];
 
     const fn folder(self) -> &'static str {
         match self {
             Self::Blob => "cas",
             Self::Result => "ac",
             Self::Log => "log",
+            Self::Asset => "asset",
         }
     }
 }
@@ -139,7 +143,7 @@ mod tests {
         for prefix in ["", "a", "a b/ü%20"] {
             let keys = Keys::new(&Path::from(prefix));
             for function in Function::ALL {
-                for (kind, instance) in Kind::ALL.into_iter().zip(["", "ü/%20 x~#?", "a"]) {
+                for (kind, instance) in Kind::ALL.into_iter().zip(["", "ü/%20 x~#?", "a", "b"]) {
                     let digest = Digest::of(function, b"hello");
                     let key = keys.entry(kind, &instance.parse().unwrap(), digest);
                     assert_eq!(keys.parse(&key), Some((kind, digest)), "{key}");

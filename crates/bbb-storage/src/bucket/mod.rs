@@ -214,6 +214,11 @@ impl Bucket {
         Arc::new(results::Results::new(self, instance, keys::Kind::Log))
     }
 
+    /// The records of an instance's remote assets, which have the form of results.
+    pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results::new(self, instance, keys::Kind::Asset))
+    }
+
     /// Where journals of logs lie.
     pub fn log_journals(self: &Arc<Self>) -> Arc<dyn JournalStore> {
         Arc::new(journal::Journals(Arc::clone(self)))

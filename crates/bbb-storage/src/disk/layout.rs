@@ -6,6 +6,7 @@
 //! cas/<instance>/<function>/<xx>/<hash>-<size>.x    copies that may be executed, mode 0555
 //! ac/<instance>/<function>/<xx>/<hash>-<size>       results, by the digest of the action
 //! ac/<instance>%log/<function>/<xx>/<hash>-<size>   pages of logs, by a digest that follows from their names
+//! ac/<instance>%asset/<function>/<xx>/<hash>-<size> records of remote assets, by a digest that follows from what they are called
 //! tmp/  trash/  scratch/  queue/
 //! ```
 

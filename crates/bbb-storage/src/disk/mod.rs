@@ -249,6 +249,11 @@ impl Disk {
         Arc::new(results::Results(View::beside(self, instance, "log")))
     }
 
+    /// The records of an instance's remote assets, which have the form of results.
+    pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results(View::beside(self, instance, "asset")))
+    }
+
     /// The blobs of an instance as files to be hard-linked.
     pub fn local_files(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn LocalFiles> {
         Arc::new(links::Links(View::new(self, instance)))

@@ -1,6 +1,6 @@
 //! The settings of a node: plain, valid data.
 //!
-//! [`Settings::resolve`] parses every flag, whether or not its feature is there yet, and looks for flags that
+//! [`Settings::resolve`] parses every flag, and looks for flags that
 //! contradict each other.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::bucket::{self, BucketFlags};
 use super::cluster::{self, ClusterFlags};
 use super::defaults::{self, Machine};
+use super::fetch::FetchFlags;
 use super::folders;
 use super::hosts::{PRIVATE_IP, host_of};
-use super::later;
 use super::raw::Flags;
 use super::refusal::Refusal;
 use super::tls::{self, TlsFlags};
@@ -57,6 +57,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients may write action results.
     pub client_results: bool,
+    /// What the Remote Asset API may fetch from.
+    pub fetch: FetchFlags,
     /// Where blobs and results are kept for good; none keeps them in the local store alone.
     pub bucket: Option<BucketFlags>,
     /// How this node is part of a cluster; none where it is not.
@@ -74,7 +76,6 @@ pub struct Settings {
     /// Memory in bytes that this process may use.
     pub machine_memory_bytes: u64,
     notes: Vec<String>,
-    not_yet: Vec<String>,
 }
 
 /// A header that every client request must carry.
@@ -138,7 +139,7 @@ impl Settings {
         let mut notes = Vec::new();
         let host = listen_host(flags.listen.as_deref(), machine, &mut notes)?;
         let port = parse_port("port", flags.port.as_deref().unwrap_or("1234"), 0)?;
-        check_fetch_flags(flags)?;
+        let fetch = FetchFlags::parse(flags)?;
         let sandbox =
             parse_choice("sandbox", flags.sandbox.as_deref(), &SANDBOXES, SandboxChoice::Auto)?;
         let sandbox_network =
@@ -162,6 +163,7 @@ impl Settings {
             action_timeout: action_timeout(flags)?,
             drain_timeout: drain_timeout(flags)?,
             client_results: parse_flag("client_results", flags.client_results.as_deref(), true)?,
+            fetch,
             bucket: bucket::resolve(flags)?,
             cluster: cluster::resolve(
                 flags,
@@ -186,7 +188,6 @@ impl Settings {
             cores: machine.cores,
             machine_memory_bytes: machine.memory_bytes,
             notes,
-            not_yet: later::warnings(flags),
         };
         check_contradictions(flags, &settings)?;
         Ok(settings)
@@ -195,11 +196,6 @@ impl Settings {
     /// What was decided for want of something better; a line each, to be logged at start.
     pub fn notes(&self) -> &[String] {
         &self.notes
-    }
-
-    /// What was asked for and is not there yet; a line each, to be logged as warnings.
-    pub fn not_yet(&self) -> &[String] {
-        &self.not_yet
     }
 }
 
@@ -229,17 +225,6 @@ fn listen_host(
 }
 
 /// Checks the flags of assets.
-fn check_fetch_flags(flags: &Flags) -> Result<(), Refusal> {
-    for (flag, hosts) in [("fetch_allow", &flags.fetch_allow), ("fetch_only", &flags.fetch_only)] {
-        for host in hosts {
-            if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-                return Err(Refusal::value(flag, host, "use a host, host:port or CIDR"));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn check_contradictions(flags: &Flags, settings: &Settings) -> Result<(), Refusal> {
     let refuse = |what: &str| Err(Refusal::Contradiction(what.to_owned()));
     if settings.sandbox == SandboxChoice::None

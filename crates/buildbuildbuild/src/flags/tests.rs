@@ -69,7 +69,7 @@ fn no_flags_at_all_give_the_documented_defaults() {
     assert!(settings.client_results);
     assert_eq!(settings.keep_exec_root, KeepExecRoot::Never);
     assert_eq!((settings.log_filter.as_str(), settings.log_format), ("info", LogFormat::Text));
-    assert!(settings.notes().is_empty() && settings.not_yet().is_empty());
+    assert!(settings.notes().is_empty());
 }
 
 #[test]
@@ -127,7 +127,7 @@ type Read = fn(&Settings) -> String;
 
 #[test]
 fn each_value_is_parsed() {
-    let table: [(&str, Read, &str); 33] = [
+    let table: [(&str, Read, &str); 35] = [
         ("--listen=127.0.0.1", |s| s.listen.to_string(), "127.0.0.1:1234"),
         ("--listen=localhost", |s| s.listen.to_string(), "127.0.0.1:1234"),
         ("--listen=[::1]", |s| s.listen.to_string(), "[::1]:1234"),
@@ -160,6 +160,8 @@ fn each_value_is_parsed() {
         ("--drain_timeout=0", |s| s.drain_timeout.as_secs().to_string(), "0"),
         ("--drain_timeout=300s", |s| s.drain_timeout.as_secs().to_string(), "300"),
         ("--client_results=false", |s| s.client_results.to_string(), "false"),
+        ("--fetch_allow=10.0.0.0/8", |s| s.fetch.allow[0].to_string(), "10.0.0.0/8"),
+        ("--fetch_only=Example.org:443", |s| s.fetch.only[0].to_string(), "example.org:443"),
         ("--no_cleanup_execroot=fail", |s| format!("{:?}", s.keep_exec_root), "Failed"),
         ("--loglevel=panic", |s| s.log_filter.clone(), "error"),
         ("--loglevel=WARN,bbb_storage=debug", |s| s.log_filter.clone(), "warn,bbb_storage=debug"),
@@ -240,7 +242,7 @@ fn what_is_wrong_is_said_in_one_line() {
             "--autojoin_udp=10.0.0.255",
             "--autojoin_udp=10.0.0.255: '10.0.0.255' is not a broadcast address",
         ),
-        ("--fetch_allow=a b", "--fetch_allow=a b: use a host, host:port or CIDR"),
+        ("--fetch_allow=a b", "--fetch_allow=a b: use a host, host:port, address or network"),
         ("--node_name=a\nb", "--node_name=a\\nb: use up to"),
         // Contradictions.
         ("--endpoint=https://s3.example.org", "--endpoint needs --bucket"),
@@ -278,16 +280,6 @@ fn what_is_wrong_is_said_in_one_line() {
     ];
     for (line, expected) in table {
         assert!(refusal(line).contains(expected), "{line:?} gave {}", refusal(line));
-    }
-}
-
-#[test]
-fn what_is_not_there_yet_is_said() {
-    for flag in ["--fetch_allow=10.0.0.0/8", "--fetch_only=example.org"] {
-        let said = settings(&[flag]).not_yet().to_vec();
-        let name = flag.split('=').next().unwrap();
-        assert_eq!(said.len(), 1, "{flag}");
-        assert!(said[0].starts_with(&format!("{name} does nothing yet: ")), "{said:?}");
     }
 }
 

@@ -309,6 +309,9 @@ impl Collector {
     }
 }
 
+/// The order in which things die: what names blobs before the blobs.
+const BY_DEATH: [Kind; 4] = [Kind::Result, Kind::Log, Kind::Asset, Kind::Blob];
+
 /// The candidates for deletion of one group of shards: results first, so that none is left whose blobs are
 /// gone.
 fn list_group(
@@ -318,18 +321,16 @@ fn list_group(
     let shards = group * GROUP..(group + 1) * GROUP;
     let of_kind = move |kind| shards.clone().map(move |shard| (kind, shard as u8));
     let life = Arc::clone(life);
-    stream::iter([Kind::Result, Kind::Log, Kind::Blob].into_iter().flat_map(of_kind)).flat_map(
-        move |(kind, shard)| {
-            let life = Arc::clone(&life);
-            life.store.list(life.keys.shard(shard, kind)).try_filter_map(move |meta| {
-                life.collected.listed.fetch_add(1, Relaxed);
-                // What is not ours stays, whatever its age.
-                let is_ours = life.keys.parse(&meta.location).is_some_and(|(of, _)| of == kind);
-                let may_go = is_ours && is_deletable(&life, kind, &meta);
-                std::future::ready(Ok(may_go.then_some((kind, meta.location))))
-            })
-        },
-    )
+    stream::iter(BY_DEATH.into_iter().flat_map(of_kind)).flat_map(move |(kind, shard)| {
+        let life = Arc::clone(&life);
+        life.store.list(life.keys.shard(shard, kind)).try_filter_map(move |meta| {
+            life.collected.listed.fetch_add(1, Relaxed);
+            // What is not ours stays, whatever its age.
+            let is_ours = life.keys.parse(&meta.location).is_some_and(|(of, _)| of == kind);
+            let may_go = is_ours && is_deletable(&life, kind, &meta);
+            std::future::ready(Ok(may_go.then_some((kind, meta.location))))
+        })
+    })
 }
 
 /// Looks at a candidate once more. Its key, if it still may go.

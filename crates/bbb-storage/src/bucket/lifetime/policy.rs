@@ -120,7 +120,7 @@ impl Policy {
     /// Blobs outlive the results that name them.
     fn dead(&self, kind: Kind) -> Duration {
         match kind {
-            Kind::Result | Kind::Log => self.expire_after,
+            Kind::Result | Kind::Log | Kind::Asset => self.expire_after,
             Kind::Blob => self.expire_after * 3 / 2,
         }
     }

@@ -1,0 +1,387 @@
+//! The assets of all instances: what is remembered of them, and how what is not is fetched.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bbb_digest::{Digest, Function, InstanceName};
+use bbb_lifecycle::TaskGroup;
+use bbb_storage::{ActionCache, Complete, Disk, Error, Instances};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time;
+
+use crate::{
+    AssetUri, Failed, Failure, Kind, Origins, Qualifiers, Record,
+    download::{Got, Wish, download},
+    flight::{Flights, NoOutcome},
+    key::key,
+    record::{Origin, Standing, Validators},
+};
+
+/// How long a fetch may take of which a client says nothing, and the longest that one may ask for.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(600);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How many URIs are looked up, and records written, at a time.
+const LOOKED_UP_AT_ONCE: usize = 8;
+
+/// The longest story of a failure, in bytes.
+const MAX_STORY_BYTES: usize = 4 << 10;
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// The instance.
+    pub instance: InstanceName,
+    /// What is wanted.
+    pub kind: Kind,
+    /// By which function its digest is made.
+    pub function: Function,
+    /// What it is called; at least one.
+    pub uris: Vec<AssetUri>,
+    /// What else is said of it.
+    pub qualifiers: Qualifiers,
+    /// How long fetching it may take.
+    pub timeout: Option<Duration>,
+    /// How old it may be.
+    pub oldest: Option<SystemTime>,
+}
+
+/// What a client says an asset is.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// The instance.
+    pub instance: InstanceName,
+    /// What it is called; at least one.
+    pub uris: Vec<AssetUri>,
+    /// What else is said of it.
+    pub qualifiers: Qualifiers,
+    /// What it is.
+    pub kind: Kind,
+    /// The blob, or the root of the tree.
+    pub content: Digest,
+    /// Other blobs that are to stay as long.
+    pub blobs: Vec<Digest>,
+    /// Other trees that are to stay as long.
+    pub directories: Vec<Digest>,
+    /// When it is not to be given any more.
+    pub expires: Option<SystemTime>,
+}
+
+/// An asset that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Which of the URIs gave it.
+    pub uri: usize,
+    /// The blob, or the root of the tree.
+    pub content: Digest,
+    /// When it is not to be given any more.
+    pub expires: Option<SystemTime>,
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody pushed it, and it cannot be fetched by these qualifiers.
+    #[error("qualifiers are not supported: {0:?}")]
+    Unsupported(Vec<Box<str>>),
+    /// It could not be had from outside.
+    #[error("{what}")]
+    Outside {
+        /// What the client is told.
+        failed: Failed,
+        /// The URI that this is about, by index.
+        uri: usize,
+        /// The story of every URI.
+        what: String,
+    },
+    /// A fault of the store.
+    #[error(transparent)]
+    Storage(Arc<Error>),
+    /// Too many fetches are under way.
+    #[error("too many fetches are under way")]
+    Busy,
+    /// The node stops.
+    #[error("the node stops")]
+    Stopping,
+}
+
+impl From<Error> for FetchError {
+    fn from(error: Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<NoOutcome> for FetchError {
+    fn from(none: NoOutcome) -> Self {
+        match none {
+            NoOutcome::Busy => Self::Busy,
+            NoOutcome::Stopping => Self::Stopping,
+        }
+    }
+}
+
+/// Where the records of an instance lie, in the form of results.
+pub type RecordsOf = Box<dyn Fn(&InstanceName) -> Arc<dyn ActionCache> + Send + Sync>;
+
+/// The assets of all instances. Cheap to clone.
+#[derive(Clone)]
+pub struct Assets(Arc<Shared>);
+
+struct Shared {
+    instances: Arc<Instances>,
+    records: RecordsOf,
+    disk: Arc<Disk>,
+    origins: Origins,
+    /// The largest that is fetched.
+    limit_bytes: u64,
+    flights: Flights<Result<Found, FetchError>>,
+}
+
+impl fmt::Debug for Assets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assets").field("origins", &self.0.origins).finish_non_exhaustive()
+    }
+}
+
+impl Assets {
+    /// Assets whose content lies in `instances` and whose records lie where `records` says; what comes in passes through the
+    /// scratch folder of `disk`. What is fetched has `limit_bytes` at the most, and is fetched by tasks of `tasks`.
+    pub fn new(
+        instances: Arc<Instances>,
+        records: RecordsOf,
+        disk: Arc<Disk>,
+        origins: Origins,
+        limit_bytes: u64,
+        tasks: &TaskGroup,
+    ) -> Self {
+        let flights = Flights::new(tasks.clone());
+        Self(Arc::new(Shared { instances, records, disk, origins, limit_bytes, flights }))
+    }
+
+    /// Finds an asset: remembered, or fetched.
+    ///
+    /// # Errors
+    /// As [`FetchError`] has them.
+    pub async fn fetch(&self, fetch: Fetch, now: SystemTime) -> Result<Found, FetchError> {
+        let looked_up = self.0.look_up(&fetch, now).await?;
+        let stale = match looked_up {
+            LookedUp::Found(found) => return Ok(found),
+            LookedUp::Stale(stale) => stale,
+        };
+        if !fetch.qualifiers.unsupported().is_empty() {
+            return Err(FetchError::Unsupported(fetch.qualifiers.unsupported().to_vec()));
+        }
+        if fetch.uris.iter().all(|uri| uri.url().is_none()) {
+            let what = "nobody pushed it here, and it is called by no http or https URL".to_owned();
+            return Err(FetchError::Outside { failed: Failed::NotFound, uri: 0, what });
+        }
+        let (key, oldest) = (fetch.flight(), fetch.oldest);
+        let shared = Arc::clone(&self.0);
+        let start = || async move { shared.fetch_anew(fetch, stale, now).await };
+        self.0.flights.join(key, now, oldest, start).await?
+    }
+
+    /// Remembers an asset by all its URIs.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] if what it is, or is to keep, is not there; as [`ActionCache::put`] otherwise.
+    pub async fn push(&self, push: Push, now: SystemTime) -> Result<(), Error> {
+        let Push { instance, uris, qualifiers, kind, content, blobs, directories, expires } = push;
+        let record = Record {
+            kind,
+            content,
+            blobs,
+            directories,
+            since: now,
+            expires,
+            origin: Origin::Pushed,
+        };
+        let (records, result) = (&self.0.records(&instance), &record.to_result());
+        let key = |uri| key(kind, content.function(), uri, &qualifiers);
+        let keys: Vec<Digest> = uris.iter().map(key).collect();
+        let writes = keys.into_iter().map(|key| records.put(key, result.clone()));
+        stream::iter(writes).buffer_unordered(LOOKED_UP_AT_ONCE).try_collect().await
+    }
+}
+
+/// What is remembered of the URIs of a request.
+enum LookedUp {
+    Found(Found),
+    /// What may be asked about, by the index of its URI.
+    Stale(Vec<(usize, Record)>),
+}
+
+impl Shared {
+    /// The records of an instance that are complete.
+    fn records(&self, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        let stores = self.instances.get(instance);
+        Arc::new(Complete::new((self.records)(instance), stores.cas, stores.trees))
+    }
+
+    async fn look_up(&self, fetch: &Fetch, now: SystemTime) -> Result<LookedUp, Error> {
+        let records = &self.records(&fetch.instance);
+        let key = |uri| key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
+        let keys: Vec<Digest> = fetch.uris.iter().map(key).collect();
+        let looks = keys.into_iter().map(|key| records.get(key));
+        // In order, so that the client's favourite goes first.
+        let known: Vec<_> = stream::iter(looks).buffered(LOOKED_UP_AT_ONCE).try_collect().await?;
+        let mut stale = Vec::new();
+        for (index, result) in known.into_iter().enumerate() {
+            let record = result.and_then(|r| Record::of_result(fetch.kind, fetch.function, &r));
+            let Some(record) = record else { continue };
+            let may_be_given = record.origin == Origin::Pushed || fetch.qualifiers.may_be_shared();
+            let is_checked = fetch.qualifiers.integrity().is_some();
+            match record.standing(now, fetch.oldest, is_checked) {
+                _ if !may_be_given => {}
+                Standing::Good => return Ok(LookedUp::Found(found(index, &record))),
+                Standing::Stale => stale.push((index, record)),
+                Standing::Gone => {}
+            }
+        }
+        Ok(LookedUp::Stale(stale))
+    }
+
+    async fn fetch_anew(
+        &self,
+        fetch: Fetch,
+        stale: Vec<(usize, Record)>,
+        now: SystemTime,
+    ) -> Result<Found, FetchError> {
+        let timeout = fetch.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT);
+        let mut stories = Stories::default();
+        let tried = async {
+            for (index, uri) in fetch.uris.iter().enumerate() {
+                let known = stale.iter().find(|(of, _)| *of == index).map(|(_, record)| record);
+                match self.fetch_one(&fetch, index, uri, known, now).await {
+                    Ok(found) => return Some(Ok(found)),
+                    Err(Failure::Outside { failed, what }) => {
+                        tracing::debug!(%uri, what, "cannot fetch an asset");
+                        stories.add(index, failed, format!("{uri}: {what}"));
+                    }
+                    Err(Failure::Storage(error)) => return Some(Err(error.into())),
+                }
+            }
+            None
+        };
+        match time::timeout(timeout, tried).await {
+            Ok(Some(ended)) => return ended,
+            Ok(None) => {}
+            Err(_) => {
+                let index = stories.count.min(fetch.uris.len() - 1);
+                let what = format!("{}: not done within {timeout:?}", fetch.uris[index]);
+                stories.add(index, Failed::TooLate, what);
+            }
+        }
+        Err(stories.into_error())
+    }
+
+    async fn fetch_one(
+        &self,
+        fetch: &Fetch,
+        index: usize,
+        uri: &AssetUri,
+        known: Option<&Record>,
+        now: SystemTime,
+    ) -> Result<Found, Failure> {
+        let Some(url) = uri.url() else {
+            return Err(Failure::new(
+                Failed::NotFound,
+                "is no http or https URL, and nobody pushed it",
+            ));
+        };
+        let validators = known.and_then(|record| match &record.origin {
+            Origin::Fetched(validators) => Some(validators),
+            Origin::Pushed => None,
+        });
+        if fetch.kind == Kind::Directory {
+            return Err(Failure::new(
+                Failed::NotFound,
+                "nobody pushed it, and directories are not fetched yet",
+            ));
+        }
+        let wish = Wish {
+            url,
+            headers: fetch.qualifiers.credentials().headers(index),
+            function: fetch.function,
+            integrity: fetch.qualifiers.integrity(),
+            known: validators.filter(|known| known.etag.is_some() || known.last_modified.is_some()),
+            limit_bytes: self.limit_bytes,
+        };
+        let got = download(&self.origins, &self.disk, &wish, now).await?;
+        let (content, validators) = match (got, known) {
+            (Got::Unchanged(validators), Some(record)) => (record.content, validators),
+            (Got::Unchanged(_), None) => {
+                return Err(Failure::new(
+                    Failed::Aborted,
+                    "it says that nothing has changed, unasked",
+                ));
+            }
+            (Got::Bytes(spooled, validators), _) => {
+                let digest = spooled.hashed().digest();
+                let cas = self.instances.get(&fetch.instance).cas;
+                cas.put(digest, spooled.hashed().clone().into()).await?;
+                (digest, validators)
+            }
+        };
+        let record = fetched(fetch.kind, content, validators, now);
+        if fetch.qualifiers.may_be_shared() {
+            let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
+            self.records(&fetch.instance).put(key, record.to_result()).await?;
+        }
+        Ok(found(index, &record))
+    }
+}
+
+fn found(uri: usize, record: &Record) -> Found {
+    Found { uri, content: record.content, expires: record.expires }
+}
+
+fn fetched(kind: Kind, content: Digest, validators: Validators, since: SystemTime) -> Record {
+    let (blobs, directories) = (Vec::new(), Vec::new());
+    let origin = Origin::Fetched(validators);
+    Record { kind, content, blobs, directories, since, expires: None, origin }
+}
+
+impl Fetch {
+    /// What tells the fetches apart that are not one. Kept for as long as they run.
+    fn flight(&self) -> Digest {
+        let mut bytes = format!("{:?}", self.instance).into_bytes();
+        let credentials = self.qualifiers.credentials().fingerprint();
+        bytes.extend_from_slice(credentials.hash());
+        for uri in &self.uris {
+            bytes.extend_from_slice(key(self.kind, self.function, uri, &self.qualifiers).hash());
+        }
+        Digest::of(Function::Sha256, &bytes)
+    }
+}
+
+/// What became of each URI.
+#[derive(Default)]
+struct Stories {
+    text: String,
+    /// The most telling failure, and the URI that it is about.
+    worst: Option<(Failed, usize)>,
+    count: usize,
+}
+
+impl Stories {
+    fn add(&mut self, uri: usize, failed: Failed, story: String) {
+        self.count += 1;
+        if self.worst.is_none_or(|(worst, _)| failed > worst) {
+            self.worst = Some((failed, uri));
+        }
+        if !self.text.is_empty() {
+            self.text.push_str("; ");
+        }
+        self.text.push_str(&story);
+        self.text.truncate(self.text.floor_char_boundary(MAX_STORY_BYTES));
+    }
+
+    fn into_error(self) -> FetchError {
+        let (failed, uri) = self.worst.unwrap_or((Failed::NotFound, 0));
+        FetchError::Outside { failed, uri, what: self.text }
+    }
+}

@@ -1,0 +1,201 @@
+//! Fetches under way: one for all who want the same, which goes on when nobody waits any more.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bbb_digest::Digest;
+use bbb_lifecycle::TaskGroup;
+use tokio::sync::{Semaphore, watch};
+
+/// How many fetches run at a time, and how many more may wait for their turn.
+const MAX_RUNNING: usize = 32;
+const MAX_UNDER_WAY: usize = 1024;
+
+/// How old a fetch may be that is joined by somebody whom nothing could be young enough for.
+const JOINED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The fetches that are under way on this node.
+pub(crate) struct Flights<T> {
+    running: Arc<Mutex<HashMap<Digest, Flight<T>>>>,
+    turns: Arc<Semaphore>,
+    tasks: TaskGroup,
+}
+
+struct Flight<T> {
+    since: SystemTime,
+    outcome: watch::Receiver<Option<T>>,
+}
+
+/// What there is instead of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoOutcome {
+    /// Too many are under way.
+    Busy,
+    /// The node stops.
+    Stopping,
+}
+
+impl<T: Clone + Send + Sync + 'static> Flights<T> {
+    pub(crate) fn new(tasks: TaskGroup) -> Self {
+        let turns = Arc::new(Semaphore::new(MAX_RUNNING));
+        Self { running: Arc::default(), turns, tasks }
+    }
+
+    /// The outcome of the fetch that `key` names: of one that is under way if its result is young enough for whoever
+    /// takes what is no older than `oldest`, else of the one that `start` begins.
+    pub(crate) async fn join<F>(
+        &self,
+        key: Digest,
+        now: SystemTime,
+        oldest: Option<SystemTime>,
+        start: impl FnOnce() -> F,
+    ) -> Result<T, NoOutcome>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let mut outcome = {
+            let mut running = lock(&self.running);
+            let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
+            match joined {
+                Some(flight) => flight.outcome.clone(),
+                None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
+                None => {
+                    let outcome = self.spawn(key, start());
+                    running.insert(key, Flight { since: now, outcome: outcome.clone() });
+                    outcome
+                }
+            }
+        };
+        let ended = outcome.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|outcome| outcome.clone());
+        ended.ok_or(NoOutcome::Stopping)
+    }
+
+    fn spawn(
+        &self,
+        key: Digest,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> watch::Receiver<Option<T>> {
+        let (sender, receiver) = watch::channel(None);
+        let (turns, stop) = (Arc::clone(&self.turns), self.tasks.stop());
+        let landing = Landing { running: Arc::clone(&self.running), key, own: receiver.clone() };
+        self.tasks.spawn("fetch", async move {
+            let fetched = stop.until_requested(async {
+                // It is closed by nobody.
+                let _turn = turns.acquire().await;
+                work.await
+            });
+            let fetched = fetched.await;
+            drop(landing);
+            sender.send_replace(fetched);
+        });
+        receiver
+    }
+}
+
+fn is_young(since: SystemTime, now: SystemTime, oldest: Option<SystemTime>) -> bool {
+    match oldest {
+        None => true,
+        Some(oldest) if oldest <= now => since >= oldest,
+        Some(_) => now.duration_since(since).unwrap_or_default() <= JOINED_WITHIN,
+    }
+}
+
+fn lock<T>(
+    running: &Mutex<HashMap<Digest, Flight<T>>>,
+) -> MutexGuard<'_, HashMap<Digest, Flight<T>>> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a flight off the table when it is over, unless a younger one has its place.
+struct Landing<T> {
+    running: Arc<Mutex<HashMap<Digest, Flight<T>>>>,
+    key: Digest,
+    own: watch::Receiver<Option<T>>,
+}
+
+impl<T> Drop for Landing<T> {
+    fn drop(&mut self) {
+        let mut running = lock(&self.running);
+        if running.get(&self.key).is_some_and(|flight| flight.outcome.same_channel(&self.own)) {
+            running.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::UNIX_EPOCH,
+    };
+
+    use bbb_digest::Function;
+    use futures::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_want_the_same_share_one() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Flights::new(tasks.clone());
+        let (begun, now) = (Arc::new(AtomicUsize::new(0)), SystemTime::now());
+        let join = |key: &'static [u8]| {
+            let begun = Arc::clone(&begun);
+            flights.join(Digest::of(Function::Sha256, key), now, None, move || async move {
+                tokio::task::yield_now().await;
+                begun.fetch_add(1, Ordering::Relaxed)
+            })
+        };
+        let outcomes = join_all((0..50).map(|_| join(b"a"))).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Ok(0)), "{outcomes:?}");
+        assert_eq!(join(b"a").await, Ok(1), "it had landed");
+        let (a, b) = tokio::join!(join(b"a"), join(b"b"));
+        assert_ne!(a, b);
+        assert!(lock(&flights.running).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fetch_goes_on_without_those_who_wait() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Arc::new(Flights::new(tasks.clone()));
+        let (go, gone) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+        let key = Digest::of(Function::Sha256, b"a");
+        {
+            let (go, gone) = (Arc::clone(&go), Arc::clone(&gone));
+            let work = || async move {
+                let _turn = go.acquire().await;
+                gone.fetch_add(1, Ordering::Relaxed)
+            };
+            let joined = flights.join(key, SystemTime::now(), None, work);
+            assert!(futures::FutureExt::now_or_never(joined).is_none());
+        }
+        go.add_permits(1);
+        let second = flights.join(key, SystemTime::now(), None, || async { 100 }).await;
+        assert_eq!((second, gone.load(Ordering::Relaxed)), (Ok(0), 1));
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_when_the_node_stops() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Arc::new(Flights::<()>::new(tasks.clone()));
+        let key = Digest::of(Function::Sha256, b"a");
+        let waits = flights.join(key, SystemTime::now(), None, std::future::pending::<()>);
+        let (outcome, _) = tokio::join!(waits, tasks.shut_down(Duration::from_secs(5)));
+        assert_eq!(outcome, Err(NoOutcome::Stopping));
+    }
+
+    #[test]
+    fn nobody_joins_what_is_too_old_for_him() {
+        let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(is_young(at(100), at(900), None));
+        assert!(is_young(at(100), at(900), Some(at(100))));
+        assert!(!is_young(at(100), at(900), Some(at(101))));
+        // A time to come asks for what is as new as can be.
+        assert!(is_young(at(890), at(900), Some(at(4500))));
+        assert!(!is_young(at(889), at(900), Some(at(4500))));
+    }
+}

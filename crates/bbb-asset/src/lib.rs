@@ -1,0 +1,32 @@
+//! Remote assets: what clients have fetched from outside, and what they pushed, by their URIs and qualifiers.
+//!
+//! Promises: what is given is whole, and in the store; a checksum that does not match keeps nothing, and an error page is
+//! never an asset; no address is connected to that was not judged first; what lets a client in at an origin is neither logged
+//! nor remembered; whatever comes from outside is bounded in bytes and time.
+//!
+//! The room knows nothing of gRPC, of other nodes, or of who asks.
+
+mod assets;
+mod credentials;
+mod download;
+mod failure;
+mod flight;
+mod key;
+mod origin;
+mod qualifiers;
+mod reach;
+mod record;
+mod spool;
+mod sri;
+mod uri;
+
+pub use assets::{Assets, Fetch, FetchError, Found, Push, RecordsOf};
+pub use credentials::Credentials;
+pub use failure::{Failed, Failure};
+pub use key::Kind;
+pub use origin::{LookUp, Origins, system_lookup};
+pub use qualifiers::Qualifiers;
+pub use reach::{IsOwn, Place, PlaceError, Reach, Refused};
+pub use record::{Origin, Record, Validators};
+pub use sri::Integrity;
+pub use uri::AssetUri;

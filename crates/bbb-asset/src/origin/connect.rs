@@ -1,0 +1,172 @@
+//! Connections to origins: names looked up, every address judged, TLS where it is asked for.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderValue, Request, header};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    time,
+};
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use super::{Connection, Form, HopError, Origins, handshake, proxy::Proxy};
+
+/// How long looking a name up, one attempt to connect and a TLS handshake may take.
+const LOOKED_UP_WITHIN: Duration = Duration::from_secs(20);
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
+const SHAKEN_WITHIN: Duration = Duration::from_secs(20);
+
+/// How many addresses of one name are tried.
+const MAX_ADDRESSES: usize = 6;
+
+/// Looks a host and port up.
+pub type LookUp =
+    Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// As the system looks names up.
+pub fn system_lookup() -> LookUp {
+    Arc::new(|host, port| {
+        Box::pin(async move { Ok(lookup_host((host.as_str(), port)).await?.collect()) })
+    })
+}
+
+/// Whoever the system trusts is trusted.
+pub(super) fn system_trust() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// What an HTTP connection runs over.
+pub(super) type Stream = Box<dyn Duplex>;
+
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl Origins {
+    /// A connection over which `url` can be asked for, and how.
+    pub(super) async fn connect(&self, url: &Url) -> Result<(Stream, Form), HopError> {
+        let unreachable =
+            |what: &str| HopError::unreachable(what, io::ErrorKind::InvalidInput.into());
+        let host = url.host_str().ok_or_else(|| unreachable("the URL has no host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| unreachable("the URL has no port"))?;
+        let is_tls = url.scheme() == "https";
+        if let Some(proxy) = self.proxies.of(url) {
+            self.reach.judge_name(host, port)?;
+            let stream = self.connect_to_proxy(&proxy?).await?;
+            let proxy = self.proxies.of(url).transpose()?;
+            let login = proxy.and_then(|proxy| proxy.login);
+            if !is_tls {
+                return Ok((stream, Form::Absolute(login)));
+            }
+            let stream = tunnel(stream, host, port, login).await?;
+            return Ok((self.shake(host, stream).await?, Form::Origin));
+        }
+        let addresses = self.look_up(host, port).await?;
+        let mut judged = Vec::new();
+        let mut refused = None;
+        for address in addresses {
+            match self.reach.judge(host, port, address.ip()) {
+                Ok(()) => judged.push(address),
+                Err(error) => refused = Some(error),
+            }
+        }
+        if let (true, Some(refused)) = (judged.is_empty(), refused) {
+            return Err(refused.into());
+        }
+        let stream: Stream = Box::new(connect_to_any(host, &judged).await?);
+        let stream = if is_tls { self.shake(host, stream).await? } else { stream };
+        Ok((stream, Form::Origin))
+    }
+
+    /// The proxy is the operator's choice, wherever it is.
+    async fn connect_to_proxy(&self, proxy: &Proxy) -> Result<Stream, HopError> {
+        let addresses = self.look_up(&proxy.host, proxy.port).await?;
+        Ok(Box::new(connect_to_any(&proxy.host, &addresses).await?))
+    }
+
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, HopError> {
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if let Ok(address) = bare.parse() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let looked_up =
+            time::timeout(LOOKED_UP_WITHIN, (self.look_up)(bare.to_owned(), port)).await;
+        let looked_up =
+            looked_up.map_err(|_| HopError::Slow("looking the host up", LOOKED_UP_WITHIN))?;
+        looked_up.map_err(|error| HopError::unreachable(format!("cannot look {host} up"), error))
+    }
+
+    async fn shake(&self, host: &str, stream: Stream) -> Result<Stream, HopError> {
+        let failed = |error| HopError::unreachable(format!("no TLS with {host}"), error);
+        let config =
+            self.tls.as_ref().map_err(|error| failed(io::Error::other(Arc::clone(error))))?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(bare.to_owned());
+        let name = name.map_err(|error| failed(io::Error::other(error)))?;
+        let shaking = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        let shaken = time::timeout(SHAKEN_WITHIN, shaking).await;
+        let shaken = shaken.map_err(|_| HopError::Slow("the TLS handshake", SHAKEN_WITHIN))?;
+        Ok(Box::new(shaken.map_err(failed)?))
+    }
+}
+
+/// Connects to the first address that answers.
+async fn connect_to_any(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, HopError> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+    for address in addresses.iter().take(MAX_ADDRESSES) {
+        match time::timeout(CONNECTED_WITHIN, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(HopError::unreachable(format!("cannot connect to {host}"), last))
+}
+
+/// Has a proxy connect to a host (RFC 9110, section 9.3.6).
+async fn tunnel(
+    stream: Stream,
+    host: &str,
+    port: u16,
+    login: Option<HeaderValue>,
+) -> Result<Stream, HopError> {
+    let failed =
+        |error| HopError::unreachable(format!("no tunnel to {host} through the proxy"), error);
+    let authority = format!("{host}:{port}");
+    let mut request = Request::connect(&authority).header(header::HOST, &authority);
+    if let Some(login) = login {
+        request = request.header(header::PROXY_AUTHORIZATION, login);
+    }
+    let request = request.body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| failed(io::Error::other(error)))?;
+    let tunnelled = async {
+        let (mut sender, connection) = handshake(stream).await?;
+        let mut connection = Connection(Some(Box::pin(connection.with_upgrades())));
+        let response = connection.drive(sender.send_request(request)).await;
+        let response =
+            response.map_err(|source| HopError::Broken { what: "asking the proxy", source })?;
+        if !response.status().is_success() {
+            let status = response.status();
+            return Err(failed(io::Error::other(format!("the proxy answers {status}"))));
+        }
+        let upgraded = connection.drive(hyper::upgrade::on(response)).await;
+        let upgraded =
+            upgraded.map_err(|source| HopError::Broken { what: "asking the proxy", source })?;
+        Ok(Box::new(TokioIo::new(upgraded)) as Stream)
+    };
+    let tunnelled = time::timeout(SHAKEN_WITHIN, tunnelled).await;
+    tunnelled.unwrap_or(Err(HopError::Slow("the tunnel through the proxy", SHAKEN_WITHIN)))
+}

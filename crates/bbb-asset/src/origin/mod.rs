@@ -1,0 +1,222 @@
+//! Origins: one GET at a time, on a connection of its own, to no address but one that was judged.
+//!
+//! The library below follows no redirect, keeps no connection and looks nothing up: whatever decides where bytes come from is
+//! written here. A connection is not worth keeping for the few large things that builds fetch.
+
+mod connect;
+mod proxy;
+
+use std::{fmt, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body_util::Empty;
+use hyper::{body::Body as _, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::time;
+use url::Url;
+
+use crate::{Reach, Refused};
+
+pub use connect::{LookUp, system_lookup};
+
+/// How long the head of an answer may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long an answer may be silent.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How many bytes the head of an answer may have, and how many headers.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const MAX_HEADERS: usize = 200;
+
+/// How this side calls itself.
+const USER_AGENT: &str = concat!("buildbuildbuild/", env!("CARGO_PKG_VERSION"));
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HopError {
+    /// It is not to be asked.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It cannot be reached now.
+    #[error("{what}")]
+    Unreachable {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// It does not speak as it should.
+    #[error("{what}")]
+    Broken {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: hyper::Error,
+    },
+    /// It takes too long.
+    #[error("{0} takes longer than {secs} seconds", secs = .1.as_secs())]
+    Slow(&'static str, Duration),
+}
+
+impl HopError {
+    fn unreachable(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Unreachable { what: what.into(), source }
+    }
+}
+
+/// The way to all origins.
+#[derive(Clone)]
+pub struct Origins {
+    reach: Arc<Reach>,
+    look_up: LookUp,
+    tls: Result<Arc<rustls::ClientConfig>, Arc<rustls::Error>>,
+    proxies: Arc<proxy::Proxies>,
+}
+
+impl Origins {
+    /// Origins within `reach`, through the proxies that the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
+    /// `NO_PROXY`, in small letters too), trusting whom the system trusts (or `SSL_CERT_FILE`, `SSL_CERT_DIR`).
+    pub fn from_env(reach: Reach) -> Self {
+        Self {
+            reach: Arc::new(reach),
+            look_up: system_lookup(),
+            tls: connect::system_trust().map_err(Arc::new),
+            proxies: Arc::new(proxy::Proxies::from_env()),
+        }
+    }
+
+    /// The same, with other ways to look names up and to trust, and no proxy.
+    pub fn with(reach: Reach, look_up: LookUp, tls: Arc<rustls::ClientConfig>) -> Self {
+        let proxies = Arc::new(proxy::Proxies::none());
+        Self { reach: Arc::new(reach), look_up, tls: Ok(tls), proxies }
+    }
+
+    /// Asks for `url`.
+    pub(crate) async fn get(&self, url: &Url, headers: HeaderMap) -> Result<Answer, HopError> {
+        let (stream, form) = self.connect(url).await?;
+        let request = request(url, headers, form);
+        let asked = async {
+            let (mut sender, connection) = handshake(stream).await?;
+            let mut connection = Connection(Some(Box::pin(connection)));
+            let response = connection.drive(sender.send_request(request)).await;
+            let response =
+                response.map_err(|source| HopError::Broken { what: "asking", source })?;
+            Ok(Answer { response, connection })
+        };
+        let asked = time::timeout(ANSWERED_WITHIN, asked).await;
+        asked.unwrap_or(Err(HopError::Slow("the answer", ANSWERED_WITHIN)))
+    }
+}
+
+impl fmt::Debug for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Origins").field("reach", &self.reach).finish_non_exhaustive()
+    }
+}
+
+/// How the target of a request is written.
+enum Form {
+    /// As a path.
+    Origin,
+    /// As a whole, to a proxy, with what lets us use it.
+    Absolute(Option<HeaderValue>),
+}
+
+async fn handshake(
+    stream: connect::Stream,
+) -> Result<
+    (http1::SendRequest<Empty<Bytes>>, http1::Connection<TokioIo<connect::Stream>, Empty<Bytes>>),
+    HopError,
+> {
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD_BYTES);
+    let shaken = builder.handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|source| HopError::Broken { what: "beginning to ask", source })
+}
+
+fn request(url: &Url, headers: HeaderMap, form: Form) -> Request<Empty<Bytes>> {
+    let mut request = Request::new(Empty::new());
+    let target = match &form {
+        Form::Origin => &url[url::Position::BeforePath..url::Position::AfterQuery],
+        Form::Absolute(_) => &url[..url::Position::AfterQuery],
+    };
+    // A URL that was parsed is a target; should it be none, it is asked for a page that is not there.
+    *request.uri_mut() = target.parse().unwrap_or_default();
+    *request.headers_mut() = headers;
+    let headers = request.headers_mut();
+    let authority = &url[url::Position::BeforeHost..url::Position::AfterPort];
+    if let Ok(host) = HeaderValue::from_str(authority) {
+        headers.insert(header::HOST, host);
+    }
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    for (name, value) in [(header::USER_AGENT, USER_AGENT), (header::ACCEPT, "*/*")] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if let Form::Absolute(Some(login)) = form {
+        headers.insert(header::PROXY_AUTHORIZATION, login);
+    }
+    request
+}
+
+/// A connection, which only moves while somebody drives it.
+pub(crate) struct Connection(Option<BoxFuture<'static, Result<(), hyper::Error>>>);
+
+impl Connection {
+    /// Waits for `work`, driving the connection meanwhile. What breaks the connection breaks the work.
+    async fn drive<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Some(connection) = &mut self.0
+                && connection.as_mut().poll(cx).is_ready()
+            {
+                self.0 = None;
+            }
+            work.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+/// An answer whose body comes in. To drop it ends the connection.
+pub(crate) struct Answer {
+    response: Response<Incoming>,
+    connection: Connection,
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> http::StatusCode {
+        self.response.status()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// A header that is text.
+    pub(crate) fn header(&self, name: header::HeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// The next piece of the body; none at its end, which is there only if all came that was announced.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, HopError> {
+        let Self { response, connection } = self;
+        let body = response.body_mut();
+        let next = connection.drive(async {
+            loop {
+                let frame = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
+                match frame.transpose()?.map(hyper::body::Frame::into_data) {
+                    Some(Ok(data)) => return Ok(Some(data)),
+                    Some(Err(_trailers)) => {}
+                    None => return Ok(None),
+                }
+            }
+        });
+        match time::timeout(IDLE, next).await {
+            Ok(next) => next.map_err(|source| HopError::Broken { what: "reading", source }),
+            Err(_) => Err(HopError::Slow("the next piece", IDLE)),
+        }
+    }
+}

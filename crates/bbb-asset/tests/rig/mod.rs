@@ -1,0 +1,242 @@
+//! A file server that does what it is told, however bad, and assets that are fetched from it.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bbb_asset::{
+    AssetUri, Assets, Failed, Fetch, FetchError, Found, Kind, LookUp, Origins, Qualifiers, Reach,
+};
+use bbb_digest::{Digest, Function, InstanceName};
+use bbb_lifecycle::TaskGroup;
+use bbb_storage::{CasExt as _, Disk, DiskSettings, Instances, Stores, TreeCache, Trees};
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
+pub(crate) const LIMIT_BYTES: u64 = 4 << 20;
+
+/// A request as it came: the head, in small letters.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    head: String,
+}
+
+impl Asked {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().skip(1).filter_map(|line| line.split_once(':'));
+        lines.find(|(own, _)| own == &name).map(|(_, value)| value.trim())
+    }
+}
+
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Serve = Arc<dyn Fn(TcpStream, Asked) -> Served + Send + Sync>;
+
+/// A server on loopback.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Server {
+    /// A server that answers each request, on a connection of its own, by `serve`.
+    pub(crate) async fn new<F>(
+        serve: impl Fn(TcpStream, Asked) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve: Serve = Arc::new(move |stream, asked| Box::pin(serve(stream, asked)));
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let tasks = TaskGroup::new("server");
+        let (log, group) = (Arc::clone(&asked), tasks.clone());
+        tasks.spawn("accept", async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (serve, log) = (Arc::clone(&serve), Arc::clone(&log));
+                group.spawn("answer", async move {
+                    let Some(asked) = read_head(&mut stream).await else { return };
+                    log.lock().unwrap().push(asked.clone());
+                    serve(stream, asked).await;
+                });
+            }
+        });
+        Self { address, asked }
+    }
+
+    /// A server that answers by the same text always.
+    pub(crate) async fn always(text: impl Into<Vec<u8>>) -> Self {
+        let text: Bytes = text.into().into();
+        Self::new(move |mut stream, _| {
+            let text = text.clone();
+            async move { send(&mut stream, &text).await }
+        })
+        .await
+    }
+
+    /// A server of files, by their paths; what is not there is a page that says so.
+    pub(crate) async fn files(files: &[(&str, &[u8])]) -> Self {
+        let files: HashMap<String, Vec<u8>> =
+            files.iter().map(|(path, bytes)| ((*path).to_owned(), bytes.to_vec())).collect();
+        Self::new(move |mut stream, asked| {
+            let answer = match files.get(&asked.path) {
+                Some(bytes) => ok(bytes),
+                None => b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone".to_vec(),
+            };
+            async move { send(&mut stream, &answer).await }
+        })
+        .await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+async fn read_head(stream: &mut TcpStream) -> Option<Asked> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = String::from_utf8(head).ok()?;
+    let path = head.split(' ').nth(1)?.to_owned();
+    Some(Asked { path, head: head.to_ascii_lowercase() })
+}
+
+/// Whoever has hung up does not read it.
+pub(crate) async fn send(stream: &mut TcpStream, bytes: &[u8]) {
+    let _ = stream.write_all(bytes).await;
+}
+
+pub(crate) fn ok(body: &[u8]) -> Vec<u8> {
+    with_headers("200 OK", &[], body)
+}
+
+pub(crate) fn with_headers(status: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+pub(crate) fn redirect(to: &str) -> Vec<u8> {
+    with_headers("302 Found", &[("Location", to)], b"<html>go there</html>")
+}
+
+/// Assets on a disk of their own.
+pub(crate) struct Rig {
+    pub(crate) assets: Assets,
+    pub(crate) stores: Stores,
+    _tasks: TaskGroup,
+    disk: Arc<Disk>,
+    _folder: tempfile::TempDir,
+}
+
+impl Rig {
+    /// Assets that may be fetched from `allow` although it is not public.
+    pub(crate) fn new(allow: &[&str]) -> Self {
+        Self::looking_up(allow, bbb_asset::system_lookup())
+    }
+
+    pub(crate) fn looking_up(allow: &[&str], look_up: LookUp) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = TaskGroup::new("assets");
+        let disk =
+            Disk::open(DiskSettings::new(folder.path().join("store"), 64 << 20), &tasks).unwrap();
+        let near = Arc::clone(&disk);
+        let instances = Arc::new(Instances::new(move |name| {
+            let (cas, cache) = (near.cas(name), Arc::new(TreeCache::new(1 << 20)));
+            let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), cache));
+            Stores { cas, action_cache: near.action_cache(name), trees }
+        }));
+        let stores = instances.get(&InstanceName::default());
+        let near = Arc::clone(&disk);
+        let allow = allow.iter().map(|place| place.parse().unwrap()).collect();
+        let reach = Reach::new(allow, Vec::new(), Arc::new(|_: IpAddr| false));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let origins = Origins::with(reach, look_up, Arc::new(tls));
+        let assets = Assets::new(
+            instances,
+            Box::new(move |name| near.assets(name)),
+            Arc::clone(&disk),
+            origins,
+            LIMIT_BYTES,
+            &TaskGroup::new("fetches"),
+        );
+        Self { assets, stores, _tasks: tasks, disk, _folder: folder }
+    }
+
+    pub(crate) async fn fetch(
+        &self,
+        uris: &[&str],
+        pairs: &[(&str, &str)],
+    ) -> Result<Found, FetchError> {
+        self.assets.fetch(wanted(uris, pairs), SystemTime::now()).await
+    }
+
+    /// The failure of a fetch that must fail for what is outside.
+    pub(crate) async fn failure(&self, uris: &[&str], pairs: &[(&str, &str)]) -> (Failed, String) {
+        match self.fetch(uris, pairs).await {
+            Err(FetchError::Outside { failed, what, .. }) => (failed, what),
+            other => panic!("fetched {uris:?}: {other:?}"),
+        }
+    }
+
+    /// What the store has as what was found.
+    pub(crate) async fn bytes(&self, found: &Found) -> Bytes {
+        self.stores.cas.get_bytes(found.content, LIMIT_BYTES).await.unwrap()
+    }
+
+    /// What the store holds: blobs, records, files that are not done.
+    pub(crate) fn holds(&self) -> (u64, u64, usize) {
+        let stats = self.disk.stats();
+        let scratch = std::fs::read_dir(self.disk.scratch()).unwrap().count();
+        (stats.blobs, stats.results, scratch)
+    }
+}
+
+pub(crate) fn wanted(uris: &[&str], pairs: &[(&str, &str)]) -> Fetch {
+    let uris: Vec<AssetUri> =
+        uris.iter().map(|uri| AssetUri::parse("uris", uri).unwrap()).collect();
+    let qualifiers = Qualifiers::parse(Kind::Blob, &uris, pairs.iter().copied()).unwrap();
+    Fetch {
+        instance: InstanceName::default(),
+        kind: Kind::Blob,
+        function: Function::Sha256,
+        uris,
+        qualifiers,
+        timeout: Some(Duration::from_secs(30)),
+        oldest: None,
+    }
+}
+
+/// The value of `checksum.sri` for these bytes.
+pub(crate) fn sri(bytes: &[u8]) -> String {
+    format!("sha256-{}", STANDARD.encode(Digest::of(Function::Sha256, bytes).hash()))
+}
+
+/// Everything is at this address.
+pub(crate) fn everything_at(address: Ipv4Addr) -> LookUp {
+    Arc::new(move |_, port| {
+        Box::pin(async move { Ok(vec![SocketAddr::new(address.into(), port)]) })
+    })
+}

@@ -1,0 +1,61 @@
+//! The remote assets of a node, put together.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+};
+
+use bbb_asset::{Assets, IsOwn, Origins, Reach, RecordsOf};
+use bbb_digest::InstanceName;
+use bbb_lifecycle::TaskGroup;
+use bbb_storage::{ActionCache, Bucket, Disk, Instances};
+
+use crate::{flags::FetchFlags, membership::Membership};
+
+/// The assets of a node. Their records stand in the bucket if there is one, else on the disk; what is fetched by `tasks` has
+/// `limit_bytes` at the most.
+pub(crate) fn assets(
+    flags: &FetchFlags,
+    disk: &Arc<Disk>,
+    bucket: Option<&Arc<Bucket>>,
+    membership: Option<&Membership>,
+    instances: &Arc<Instances>,
+    limit_bytes: u64,
+    tasks: &TaskGroup,
+) -> Assets {
+    let (near, far) = (Arc::clone(disk), bucket.cloned());
+    let records: RecordsOf = Box::new(move |name: &InstanceName| -> Arc<dyn ActionCache> {
+        match &far {
+            Some(bucket) => bucket.assets(name),
+            None => near.assets(name),
+        }
+    });
+    let view = membership.map(Membership::view);
+    let is_own: IsOwn = Arc::new(move |address| {
+        let is_member = view.as_ref().is_some_and(|view| {
+            let view = view.borrow();
+            let mut members = view.members().iter();
+            members.any(|member| [member.id.port.ip(), member.id.gossip.ip()].contains(&address))
+        });
+        is_member || is_of_this_machine(address)
+    });
+    let reach = Reach::new(flags.allow.clone(), flags.only.clone(), is_own);
+    let origins = Origins::from_env(reach);
+    Assets::new(Arc::clone(instances), records, Arc::clone(disk), origins, limit_bytes, tasks)
+}
+
+/// What can be bound to is an address of this machine.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known() {
+        assert!(is_of_this_machine("127.0.0.1".parse().unwrap()));
+        assert!(!is_of_this_machine("192.0.2.1".parse().unwrap()));
+    }
+}
