@@ -56,7 +56,7 @@ fields!(Order {
     limits,
 });
 
-fields!(Limits { memory_bytes, processes, cpu_thousandths, open_files });
+fields!(Limits { memory_bytes, processes, cpu_thousandths, open_files, file_bytes });
 
 impl Wire for ExecRoot {
     fn put(&self, to: &mut Vec<u8>) {

@@ -143,6 +143,8 @@ pub struct Limits {
     pub cpu_thousandths: Option<u32>,
     /// Open files per process.
     pub open_files: Option<u64>,
+    /// Size of any one file, in bytes, holes included: whoever would make a larger one gets SIGXFSZ.
+    pub file_bytes: Option<u64>,
 }
 
 /// How a command came to its end.

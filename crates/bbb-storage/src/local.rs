@@ -3,7 +3,7 @@ use std::{fmt, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bbb_digest::Digest;
 
-use crate::{Result, disk::Lodger};
+use crate::{Reservation, Result, disk::Lodger};
 
 /// A store whose blobs lie as files on this machine, from where they can be hard-linked.
 ///
@@ -51,4 +51,14 @@ pub trait Lodging: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`Error::Full`](crate::Error::Full) if there is no room and all that is stored is in use.
     async fn take(&self, bytes: u64, leave: Box<dyn FnOnce() + Send>) -> Result<Lodger>;
+
+    /// Takes room for what nobody but its owner can remove. What is used least goes for it; it stays taken until the
+    /// reservation is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Full`](crate::Error::Full) if there is no room and all that is stored is in use.
+    async fn reserve(&self, bytes: u64) -> Result<Reservation>;
+
+    /// How many bytes all that is kept may take.
+    fn limit_bytes(&self) -> u64;
 }

@@ -20,6 +20,7 @@ use bbb_sandbox::{
     removal::{Budget, Left, remove_tree_within},
     remove_tree,
 };
+use bbb_storage::Kept;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     bases::Held,
     error::Error,
     renewal::{Part, Parts, renew},
+    scratch::Claim,
 };
 
 /// How many folders may live or wait for removal at a time, besides those that are being removed: a batch of them, and large
@@ -43,7 +45,7 @@ const FEW_NAMES: u64 = 2000;
 const MAX_LARGE: usize = 64;
 
 /// Where kept folders are moved, below the worker's own.
-const KEPT: &str = "kept";
+pub(crate) const KEPT: &str = "kept";
 
 /// Where staged trees lie, below the worker's own; others look after them.
 pub(crate) const TREES: &str = "trees";
@@ -72,6 +74,8 @@ struct Used {
     path: PathBuf,
     /// Whether another action may get it.
     may_be_renewed: bool,
+    /// The room that it takes until then.
+    _claim: Arc<Claim>,
 }
 
 /// The folder of one action. It is cleaned up when this is dropped, unless it is to be kept.
@@ -82,9 +86,13 @@ pub(crate) struct Folder {
     parts: Option<Parts>,
     kept: PathBuf,
     is_kept: AtomicBool,
+    /// Keeps what is kept from being removed before it is in its place.
+    kept_room: OnceLock<Kept>,
     may_be_renewed: AtomicBool,
     /// Taken when dropped; its place in the queue was reserved when the folder was made.
     place: Option<mpsc::OwnedPermit<Used>>,
+    /// The room that it takes in the store.
+    claim: Arc<Claim>,
     /// What the exec root stands on: it stays as long as anything of the action lives.
     ground: OnceLock<Held>,
     /// Keeps the slot of the action: what still lives of it holds the folder, too.
@@ -104,7 +112,11 @@ impl Cleaner {
         for entry in fs::read_dir(&base)? {
             let entry = entry?;
             if ![KEPT, TREES].map(OsStr::new).contains(&&*entry.file_name()) {
-                left.push(Used { path: entry.path(), may_be_renewed: false });
+                left.push(Used {
+                    path: entry.path(),
+                    may_be_renewed: false,
+                    _claim: Arc::default(),
+                });
             }
         }
         let (queue, folders) = mpsc::channel(MAX_FOLDERS);
@@ -141,8 +153,10 @@ impl Cleaner {
             parts,
             kept,
             is_kept: AtomicBool::new(false),
+            kept_room: OnceLock::new(),
             may_be_renewed: AtomicBool::new(true),
             place: Some(place),
+            claim: Arc::default(),
             ground: OnceLock::new(),
             _slot: report.clone(),
         })
@@ -190,6 +204,11 @@ impl Folder {
         let _ = self.ground.set(base);
     }
 
+    /// The room that it takes in the store.
+    pub(crate) fn claim(&self) -> &Arc<Claim> {
+        &self.claim
+    }
+
     /// Where it lies.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -205,8 +224,17 @@ impl Folder {
         self.path.join("blobs")
     }
 
-    /// Keeps the folder for people. Returns where it will be found once nobody holds it any more.
-    pub(crate) fn keep(&self) -> &Path {
+    /// Where it will be found if it is kept.
+    pub(crate) fn kept_path(&self) -> &Path {
+        &self.kept
+    }
+
+    /// Keeps the folder for people, in this room of the store. Returns where it will be found once nobody holds it any more.
+    pub(crate) fn keep(&self, room: Option<Kept>) -> &Path {
+        if let Some(room) = room {
+            // An action ends once.
+            let _ = self.kept_room.set(room);
+        }
         self.is_kept.store(true, Ordering::Relaxed);
         &self.kept
     }
@@ -230,7 +258,8 @@ impl Drop for Folder {
         }
         if let Some(place) = self.place.take() {
             let may_be_renewed = self.may_be_renewed.load(Ordering::Relaxed);
-            place.send(Used { path: std::mem::take(&mut self.path), may_be_renewed });
+            let (path, claim) = (std::mem::take(&mut self.path), Arc::clone(&self.claim));
+            place.send(Used { path, may_be_renewed, _claim: claim });
         }
     }
 }
@@ -239,7 +268,7 @@ impl Drop for Folder {
 #[derive(Clone)]
 struct Emptier {
     spare: Arc<Spare>,
-    large: mpsc::Sender<PathBuf>,
+    large: mpsc::Sender<Used>,
 }
 
 impl Emptier {
@@ -277,42 +306,43 @@ impl Emptier {
     }
 
     /// Gives a folder to the next action, or removes it, or has it removed; blocks.
-    fn empty_one(&self, Used { path, may_be_renewed }: Used) {
+    fn empty_one(&self, used: Used) {
+        let path = &used.path;
         let mut budget = Budget::of(FEW_NAMES);
-        let set_aside = match may_be_renewed {
-            true => self.spare.set_aside(&path, &mut budget),
+        let set_aside = match used.may_be_renewed {
+            true => self.spare.set_aside(path, &mut budget),
             false => Ok(false),
         };
         let removed = match set_aside {
             Ok(true) => return,
             Err(Left::Over) => Err(Left::Over),
             // What stands in the way of a renewal stands in that of the removal too, and is told there.
-            Ok(false) | Err(Left::Stuck(_)) => remove_tree_within(&path, &mut budget),
+            Ok(false) | Err(Left::Stuck(_)) => remove_tree_within(path, &mut budget),
         };
         match removed {
             Ok(()) => {}
             Err(Left::Over) => {
-                if let Err(error) = self.large.try_send(path) {
+                if let Err(error) = self.large.try_send(used) {
                     remove(&error.into_inner());
                 }
             }
-            Err(Left::Stuck(error)) => cannot_remove(&path, &error),
+            Err(Left::Stuck(error)) => cannot_remove(path, &error),
         }
     }
 }
 
 /// Removes large folders as they come, until nobody can send any more.
-async fn remove_all(mut folders: mpsc::Receiver<PathBuf>) {
-    while let Some(path) = folders.recv().await {
-        if tokio::task::spawn_blocking(move || remove(&path)).await.is_err() {
+async fn remove_all(mut folders: mpsc::Receiver<Used>) {
+    while let Some(used) = folders.recv().await {
+        if tokio::task::spawn_blocking(move || remove(&used)).await.is_err() {
             tracing::error!("removal of a large folder panicked");
         }
     }
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = remove_tree(path) {
-        cannot_remove(path, &error);
+fn remove(used: &Used) {
+    if let Err(error) = remove_tree(&used.path) {
+        cannot_remove(&used.path, &error);
     }
 }
 
@@ -326,6 +356,12 @@ pub(crate) type SharedFolder = Arc<Folder>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Used {
+        fn test(path: &Path, may_be_renewed: bool) -> Self {
+            Self { path: path.to_owned(), may_be_renewed, _claim: Arc::default() }
+        }
+    }
 
     /// A folder as an action leaves it, with so many files in it.
     fn used(base: &Path, name: &str, files: u64) -> PathBuf {
@@ -346,17 +382,17 @@ mod tests {
         let paths = [("large", FEW_NAMES + 10), ("small", 10), ("more", 10)]
             .map(|(name, files)| used(folder.path(), name, files));
         let [large, small, more] = &paths;
-        let all = paths.iter().map(|path| Used { path: path.clone(), may_be_renewed: true });
+        let all = paths.iter().map(|path| Used::test(path, true));
         emptier.empty(all.collect()).await;
         // Nobody removes large ones here, and the others are done with.
         assert!(large.exists() && !more.exists());
         let (set_aside, _) = spare.take().unwrap();
         assert_eq!(&set_aside, small);
         assert_eq!(fs::read_dir(small.join("tmp")).unwrap().count(), 0);
-        assert_eq!(apart.try_recv().unwrap(), *large);
+        assert_eq!(apart.try_recv().unwrap().path, *large);
         // When too many wait, they go at once.
         let again = ["a", "b"].map(|name| used(folder.path(), name, FEW_NAMES + 10));
-        let all = again.iter().map(|path| Used { path: path.clone(), may_be_renewed: false });
+        let all = again.iter().map(|path| Used::test(path, false));
         emptier.empty(all.collect()).await;
         assert!(again[0].exists() && !again[1].exists());
         drop(emptier);

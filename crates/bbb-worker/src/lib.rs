@@ -7,7 +7,7 @@
 //!
 //! Promises: a command finds exactly its inputs and its environment; whatever it does to its inputs harms
 //! nothing but itself; a result is cached only after its blobs are durable, and only a good one; every phase
-//! has a deadline; nothing of an action is left behind, unless it is kept for people on request.
+//! has a deadline; what it writes is bounded; nothing of an action is left behind, unless it is kept for people on request.
 //!
 //! The room knows nothing of who asked, of queues, or of other workers.
 
@@ -18,7 +18,6 @@ mod error;
 mod executor;
 mod fetch;
 mod fill;
-mod fullness;
 mod inputs;
 mod kept;
 mod ladder;
@@ -29,6 +28,7 @@ mod place;
 mod renewal;
 mod room;
 mod run;
+mod scratch;
 #[cfg(test)]
 mod seeds;
 mod slots;

@@ -17,12 +17,15 @@ use prost::Message as _;
 use crate::{
     Executor, Report,
     bases::Bases,
-    cleanup::{Cleaner, TREES},
+    cleanup::{Cleaner, KEPT, TREES},
     error::Error,
     fetch::Lease,
+    kept::KeptRoots,
     ladder::Ladder,
     renewal::Part,
     room,
+    run::Walls,
+    scratch::Watch,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };
@@ -122,6 +125,8 @@ pub struct Local {
     sandbox: Arc<dyn Sandbox>,
     ladder: Ladder,
     cleaner: Cleaner,
+    watch: Watch,
+    kept: Option<Arc<KeptRoots>>,
     links: Option<LinksOf>,
     bases: Option<Arc<Bases>>,
     /// Where what commands print can be read while they run.
@@ -153,9 +158,23 @@ impl Local {
             Mode::None | Mode::Auto => 0,
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
+        let watch = Watch::start(settings.folder.clone(), tasks);
         let ladder = Ladder::find(&settings.folder, sandbox.probe());
-        let (links, bases, logs) = (None, None, None);
-        Ok(Self { settings, instances, sandbox, ladder, cleaner, links, bases, logs })
+        let (kept, links, bases, logs) = (None, None, None, None);
+        Ok(Self { settings, instances, sandbox, ladder, cleaner, watch, kept, links, bases, logs })
+    }
+
+    /// Counts what running actions write, and exec roots that are kept, against the limit of the store that the worker's folder is in. No
+    /// file of an action becomes larger than that. What an earlier process kept is looked through by a task of `tasks`.
+    #[must_use]
+    pub fn counting(mut self, lodging: Arc<dyn Lodging>, tasks: &TaskGroup) -> Self {
+        let file_bytes = lodging.limit_bytes();
+        let limit = &mut self.settings.limits.file_bytes;
+        *limit = Some(limit.map_or(file_bytes, |bytes| bytes.min(file_bytes)));
+        let kept = self.settings.folder.join(KEPT);
+        self.kept = Some(KeptRoots::start(kept, Arc::clone(&lodging), tasks));
+        self.watch.count_in(lodging);
+        self
     }
 
     /// How inputs get where actions find them.
@@ -233,16 +252,19 @@ impl Local {
         // Who hears that it runs may read what it prints.
         let shown = self.show(&prepared);
         report.progress(Progress::Running);
-        let input_root = settings.input_root.as_deref();
-        let running = prepared.run(&*self.sandbox, settings.limits, settings.network, input_root);
-        let ran = running.await?;
-        if ran.exit.status.code() != 0 {
+        let walls = Walls {
+            limits: settings.limits,
+            network: settings.network,
+            input_root: settings.input_root.as_deref(),
+        };
+        let ran = prepared.run(&*self.sandbox, walls, &self.watch).await?;
+        if ran.exit.status.code() != 0 && ran.excess.is_none() {
             // What it made is still there.
             room::check(&settings.folder)?;
         }
         let times = Times { fetched, ran: clock.now() };
         report.progress(Progress::Uploading);
-        let settled = ran.settle(settings, mode, clock, times, shown);
+        let settled = ran.settle(settings, mode, clock, times, shown, self.kept.as_ref());
         within("storing outputs", settings.upload_deadline, settled).await
     }
 }

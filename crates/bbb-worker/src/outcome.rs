@@ -13,13 +13,16 @@ use bbb_sandbox::{ExecRoot, Mode, View, removal};
 use bbb_scheduler::Outcome;
 use bbb_storage::ActionLogs;
 use prost::Message as _;
+use rustix::fs::OFlags;
 
 use crate::{
+    cleanup::Folder,
     collect::{OutputFile, Scene, Survey},
     error::{Error, blocking, chain},
+    kept::KeptRoots,
     local::{Keep, Settings},
     renewal::Part,
-    run::Ran,
+    run::{Ran, is_too_large},
     times::{Clock, Times},
     upload::{Blobs, Hashing, assemble},
     usage,
@@ -34,16 +37,23 @@ impl Ran {
         clock: Clock,
         times: Times,
         shown: Option<ActionLogs>,
+        kept_roots: Option<&Arc<KeptRoots>>,
     ) -> Result<Outcome, Error> {
         let uploads_from = clock.now();
         let lease = Arc::clone(&self.prepared.lease);
         let function = lease.task.submission.key.action.function();
         let folder = Arc::clone(&self.prepared.folder);
-        let keeps = settings.keep.keeps(self.exit.status.code() == 0 && !self.exit.timed_out);
+        let ended_well = self.exit.status.code() == 0 && !self.exit.timed_out;
+        // There is no room for what took too much of it.
+        let keeps = settings.keep.keeps(ended_well) && self.excess.is_none();
         let hashing = Hashing { function, folder: Arc::clone(&folder), keep: keeps };
         let first = hashing.clone();
-        let (ran, survey, begun) = blocking("survey outputs", move || {
-            let mut survey = self.survey(mode)?;
+        let (ran, survey, begun, is_cut) = blocking("survey outputs", move || {
+            let (mut survey, is_cut) = match self.excess {
+                None => (self.survey(mode)?, false),
+                // What it made is what there is no room for.
+                Some(_) => (Survey::default(), cut_streams(&first.folder, mode)?),
+            };
             let streams =
                 [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(first.folder.part(part)));
             let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
@@ -51,7 +61,7 @@ impl Ran {
                 OutputFile::Made(path) if mode == Mode::None => removal::let_go(path),
                 _ => {}
             }))?;
-            Ok((self, survey, begun))
+            Ok((self, survey, begun, is_cut))
         })
         .await?;
 
@@ -72,8 +82,10 @@ impl Ran {
         result.exit_code = ran.exit.status.code();
         result.stdout_digest = stdout.map(|digest| digest.to_proto());
         result.stderr_digest = stderr.map(|digest| digest.to_proto());
-        blobs.store(&lease.stores, settings.download_concurrency).await?;
-        if let (Some(shown), Some(stdout), Some(stderr)) = (shown, stdout, stderr) {
+        let claim = (!keeps).then(|| &**folder.claim());
+        blobs.store(&lease.stores, settings.download_concurrency, claim).await?;
+        // One that is cut ends as such.
+        if let (false, Some(shown), Some(stdout), Some(stderr)) = (is_cut, shown, stdout, stderr) {
             shown.end(stdout, stderr);
         }
 
@@ -85,9 +97,15 @@ impl Ran {
         }
         let kept = match keeps {
             true => {
-                let path = ran.keep().await?;
-                tracing::info!(path = %path.display(), action = %lease.task.submission.key.action, "exec root is kept");
-                Some(path)
+                let path = ran.keep(kept_roots).await?;
+                let action = lease.task.submission.key.action;
+                match &path {
+                    Some(path) => {
+                        tracing::info!(path = %path.display(), %action, "exec root is kept");
+                    }
+                    None => tracing::info!(%action, "there is no room to keep the exec root"),
+                }
+                path
             }
             false => None,
         };
@@ -139,9 +157,39 @@ impl Ran {
         if self.exit.out_of_memory {
             notes.push("the memory limit killed a process of the action".into());
         }
+        notes.extend(self.excess.map(|excess| format!("ended for what it wrote: {excess}")));
+        if self.excess.is_none() && is_too_large(self.exit.status) {
+            notes.push("a file may not become larger than the worker's --cache_size".into());
+        }
         notes.extend(kept.map(|path| format!("exec root kept at {}", path.display())));
         notes.join("\n")
     }
+}
+
+/// How much of what an action printed is told when it wrote too much, of each stream, in bytes.
+const TOLD_BYTES: u64 = 1 << 20;
+
+/// Leaves of what an action printed what is told of it. Whether that is not all.
+fn cut_streams(folder: &Folder, mode: Mode) -> Result<bool, Error> {
+    let mut is_cut = false;
+    for part in [Part::Stdout, Part::Stderr] {
+        if mode == Mode::None {
+            removal::let_go(&folder.part(part));
+        }
+        let cut = || {
+            // The action may have put anything in its place, where it reaches it.
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = rustix::fs::open(folder.part(part), flags, rustix::fs::Mode::empty())?;
+            let is_long =
+                u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0) > TOLD_BYTES;
+            if is_long {
+                rustix::fs::ftruncate(&file, TOLD_BYTES)?;
+            }
+            rustix::io::Result::Ok(is_long)
+        };
+        is_cut |= cut().map_err(|error| Error::fault("cut what the action printed", error))?;
+    }
+    Ok(is_cut)
 }
 
 /// Stores a result whose blobs are durable. Where that fails the result is still good for who asked.

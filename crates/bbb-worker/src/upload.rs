@@ -15,7 +15,7 @@ use bbb_reapi::{
     Directory, DirectoryNode, FileNode, OutputDirectoryFormat, SymlinkNode, ToProto as _,
     TreeBuilder, proto::reapi,
 };
-use bbb_storage::{HashedFile, Source, Stores};
+use bbb_storage::{HashedFile, Source, SourceContent, Stores};
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
@@ -23,6 +23,7 @@ use crate::{
     cleanup::SharedFolder,
     collect::{Declared, Found, OutputFile, Survey},
     error::{Error, blocking},
+    scratch::Claim,
 };
 
 /// How many files are hashed in one go off the reactor, so that thousands of small ones do not cost a
@@ -41,8 +42,13 @@ impl Blobs {
         self.0.entry(digest).or_insert_with(|| source.into());
     }
 
-    /// Makes every blob durable in the store, with so many transfers at once.
-    pub(crate) async fn store(mut self, stores: &Stores, concurrency: usize) -> Result<(), Error> {
+    /// Makes every blob durable in the store, with so many transfers at once. The room of files goes over to the store with them.
+    pub(crate) async fn store(
+        mut self,
+        stores: &Stores,
+        concurrency: usize,
+        claim: Option<&Claim>,
+    ) -> Result<(), Error> {
         // The empty blob is always there.
         let digests: Vec<_> = self.0.keys().filter(|digest| !digest.is_empty()).copied().collect();
         if digests.is_empty() {
@@ -55,6 +61,11 @@ impl Blobs {
             .collect();
         stream::iter(sources.into_iter().map(Ok))
             .try_for_each_concurrent(concurrency.max(1), |(digest, source)| async move {
+                if let Some(claim) =
+                    claim.filter(|_| matches!(source.content, SourceContent::File(_)))
+                {
+                    claim.hand_over(digest.size_bytes());
+                }
                 let stored = stores.cas.put(digest, source).await;
                 stored.map_err(|error| Error::fault(format!("store the output {digest}"), error))
             })

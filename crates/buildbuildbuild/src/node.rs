@@ -349,6 +349,7 @@ async fn start_worker(
     };
     let local = Local::new(worker, Arc::clone(instances), Arc::new(sandbox), &groups.cleaning)
         .context("cannot set up the worker")?
+        .counting(disk.lodging(), &groups.cleaning)
         .linking(move |instance| storage.local_files(instance))
         .keeping_trees(disk.lodging(), &groups.cleaning)
         .context("cannot make a folder for staged trees (--cache_dir)")?

@@ -225,6 +225,7 @@ impl Command {
         // of the host outside of all walls, is not started (core(5); the kernel takes it for that program's own crash).
         limit(Resource::Core, Some(1))?;
         limit(Resource::Nofile, self.walls.limits.open_files)?;
+        limit(Resource::Fsize, self.walls.limits.file_bytes)?;
         if !self.walls.kept.memory {
             limit(Resource::Data, self.walls.limits.memory_bytes)?;
         }

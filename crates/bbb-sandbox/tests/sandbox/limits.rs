@@ -102,6 +102,22 @@ async fn open_files_are_limited() {
     }
 }
 
+#[tokio::test]
+async fn no_file_becomes_larger_than_it_may() {
+    for rig in Rig::all().await {
+        let staged = rig.stage();
+        let script = "truncate -s 1000000 a || echo refused; truncate -s 1000001 b || echo refused; exec head -c 2000000 /dev/zero >c";
+        let mut request = staged.script(&rig.sandbox, script);
+        request.limits.file_bytes = Some(1_000_000);
+        let left = rig.run(&staged, request).await;
+        assert_eq!(left.stdout, "refused\n", "{}", left.stderr);
+        assert_eq!(
+            left.exit.status,
+            bbb_sandbox::Status::Signaled(rustix::process::Signal::XFSZ.as_raw())
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn freshly_written_programs_are_never_busy() {
     for rig in Rig::all().await {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::{Result, local::Lodging};
 
 use super::{
-    Disk,
+    Disk, Reservation,
     index::{Number, charge},
 };
 
@@ -25,6 +25,14 @@ impl Lodging for House {
         let number = index.lodge(bytes, leave);
         drop(index);
         Ok(Lodger { disk: Arc::clone(&self.0), number })
+    }
+
+    async fn reserve(&self, bytes: u64) -> Result<Reservation> {
+        self.0.reserve(bytes).await
+    }
+
+    fn limit_bytes(&self) -> u64 {
+        self.0.settings.limit_bytes
     }
 }
 

@@ -45,9 +45,18 @@ impl Reservation {
         Ok(())
     }
 
-    /// Takes over what another has taken.
-    pub(super) fn absorb(&mut self, mut other: Self) {
+    /// Takes over what another has taken of the same store.
+    pub fn absorb(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// Gives some of it back, or all if it is less.
+    pub fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        if bytes > 0 {
+            self.disk.index().release(bytes);
+        }
     }
 
     /// The bytes taken.

@@ -16,5 +16,6 @@ mod links;
 mod outputs;
 mod renewal;
 mod rig;
+mod scratch;
 mod slots;
 mod unprivileged;

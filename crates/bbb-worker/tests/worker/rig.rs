@@ -213,7 +213,7 @@ impl Rig {
         let mut config = Config::new(PathBuf::new());
         config.mode = Mode::Namespaces;
         config.overlays = false;
-        Self::build(config, Tier::Disk, |_| {}).await.unwrap()
+        Self::build(config, 4 << 30, Tier::Disk, |_| {}).await.unwrap()
     }
 
     /// A rig, unless its worker refuses its settings.
@@ -224,17 +224,29 @@ impl Rig {
     ) -> io::Result<Self> {
         let mut config = Config::new(PathBuf::new());
         config.mode = mode;
-        Self::build(config, tier, change).await
+        Self::build(config, 4 << 30, tier, change).await
+    }
+
+    /// A rig with so much room for all that it has on disk.
+    pub(crate) async fn within(
+        limit_bytes: u64,
+        mode: Mode,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
+        let mut config = Config::new(PathBuf::new());
+        config.mode = mode;
+        Self::build(config, limit_bytes, Tier::Disk, change).await.unwrap()
     }
 
     async fn build(
         mut config: Config,
+        limit_bytes: u64,
         tier: Tier,
         change: impl FnOnce(&mut Settings),
     ) -> io::Result<Self> {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("test");
-        let disk = DiskSettings::new(folder.path().join("store"), 4 << 30);
+        let disk = DiskSettings::new(folder.path().join("store"), limit_bytes);
         let disk = Disk::open(disk, &tasks).unwrap();
         let cache = Arc::new(TreeCache::new(16 << 20));
         let build = {
@@ -265,7 +277,7 @@ impl Rig {
         change(&mut settings);
         let local = Local::new(settings, instances, Arc::clone(&sandbox) as _, &tasks)?;
         let links = Arc::clone(&disk);
-        let local = local.linking(move |instance| match tier {
+        let local = local.counting(disk.lodging(), &tasks).linking(move |instance| match tier {
             Tier::Disk => links.local_files(instance),
             Tier::Remote => Arc::new(Unlinkable(links.local_files(instance))),
         });

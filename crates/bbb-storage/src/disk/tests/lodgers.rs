@@ -209,3 +209,25 @@ fn a_pinned_file_takes_little_memory() {
     let bytes = crate::disk::links::LINKABLE_BYTES + 2 * size_of::<usize>();
     assert!(bytes <= 32, "{bytes} bytes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_grows_and_shrinks_with_what_it_is_for() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1000 * KIB);
+    let lodging = store.disk.lodging();
+    assert_eq!(lodging.limit_bytes(), 1000 * KIB);
+    let blob = store.put(300 * KIB as usize).await;
+    let mut held = lodging.reserve(600 * KIB).await.unwrap();
+    held.absorb(lodging.reserve(100 * KIB).await.unwrap());
+    assert_eq!((held.bytes(), store.disk.stats().taken_bytes), (700 * KIB, 1000 * KIB));
+    assert!(store.is_there(blob).await);
+    held.give_back(200 * KIB);
+    assert_eq!((held.bytes(), store.disk.stats().taken_bytes), (500 * KIB, 800 * KIB));
+    held.absorb(lodging.reserve(500 * KIB).await.unwrap());
+    assert!(!store.is_there(blob).await, "it has made room");
+    assert!(matches!(lodging.reserve(1).await, Err(Error::Full { .. })));
+    held.give_back(u64::MAX);
+    assert_eq!((held.bytes(), store.disk.stats().taken_bytes), (0, 0));
+    drop(held);
+    assert_eq!(store.disk.stats().taken_bytes, 0);
+}
