@@ -153,6 +153,15 @@ impl Rig {
     }
 
     pub(crate) fn looking_up(allow: &[&str], look_up: LookUp) -> Self {
+        Self::trusting(allow, look_up, rustls::RootCertStore::empty(), |origins| origins)
+    }
+
+    pub(crate) fn trusting(
+        allow: &[&str],
+        look_up: LookUp,
+        roots: rustls::RootCertStore,
+        with: impl FnOnce(Origins) -> Origins,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("assets");
         let disk =
@@ -171,9 +180,9 @@ impl Rig {
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_root_certificates(roots)
             .with_no_client_auth();
-        let origins = Origins::with(reach, look_up, Arc::new(tls));
+        let origins = with(Origins::with(reach, look_up, Arc::new(tls)));
         let assets = Assets::new(
             instances,
             Box::new(move |name| near.assets(name)),
