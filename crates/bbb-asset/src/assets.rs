@@ -18,6 +18,7 @@ use crate::{
     flight::{Flights, NoOutcome},
     key::key,
     record::{Origin, Standing, Validators},
+    spool::Spooled,
 };
 
 /// How long a fetch may take of which a client says nothing, and the longest that one may ask for.
@@ -320,10 +321,7 @@ impl Shared {
                 ));
             }
             (Got::Bytes(spooled, validators), _) => {
-                let digest = spooled.hashed().digest();
-                let cas = self.instances.get(&fetch.instance).cas;
-                cas.put(digest, spooled.hashed().clone().into()).await?;
-                (digest, validators)
+                (self.take_in(fetch, &spooled).await?, validators)
             }
         };
         let record = fetched(fetch.kind, content, validators, now);
@@ -332,6 +330,16 @@ impl Shared {
             self.records(&fetch.instance).put(key, record.to_result()).await?;
         }
         Ok(found(index, &record))
+    }
+}
+
+impl Shared {
+    /// Stores what was downloaded, and says what the asset is.
+    async fn take_in(&self, fetch: &Fetch, spooled: &Spooled) -> Result<Digest, Failure> {
+        let cas = self.instances.get(&fetch.instance).cas;
+        let digest = spooled.hashed().digest();
+        cas.put(digest, spooled.hashed().clone().into()).await?;
+        Ok(digest)
     }
 }
 
