@@ -300,7 +300,7 @@ async fn who_is_too_slow_is_left() {
     let rig = Rig::new(LOOPBACK);
     let mut wanted = wanted(&[&server.url("/"), "http://127.0.0.1:1/"], &[]);
     wanted.timeout = Some(Duration::from_millis(200));
-    let failed = rig.assets.fetch(wanted, SystemTime::now()).await.unwrap_err();
+    let failed = rig.find_or_fetch(wanted).await.unwrap_err();
     let FetchError::Outside { failed, uri, what } = failed else { panic!("{failed}") };
     assert_eq!((failed, uri), (Failed::TooLate, 0), "{what}");
     assert_eq!(rig.holds(), (0, 0, 0));
@@ -330,7 +330,7 @@ async fn the_origin_is_asked_whether_it_has_changed() {
     assert_eq!(server.asked().len(), 3);
     let mut newest = wanted(&[&url], pairs);
     newest.oldest = Some(SystemTime::now() + Duration::from_secs(3600));
-    assert_eq!(rig.assets.fetch(newest, SystemTime::now()).await.unwrap(), first);
+    assert_eq!(rig.find_or_fetch(newest).await.unwrap(), first);
     assert_eq!(server.asked().len(), 4);
 }
 

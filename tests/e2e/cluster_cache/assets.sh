@@ -44,6 +44,22 @@ END
       --experimental_remote_downloader="$(address_of "$1")" --repository_cache="$work/repositories-$2"
   )
 }
+# fetch_everywhere PATH: asks every node for it, eight times each and all at once, as a client of the API would by hand; prints what they
+# answered, each once.
+fetch_everywhere() {
+  local name try
+  python3 -c 'import sys; url = sys.argv[1].encode(); body = b"\x22" + bytes([len(url)]) + url
+sys.stdout.buffer.write(b"\0" + len(body).to_bytes(4, "big") + body)' "$files_url$1" >"$work/asked"
+  for name in "${alive[@]}"; do
+    for try in 1 2 3 4 5 6 7 8; do
+      curl --silent --http2-prior-knowledge --header 'content-type: application/grpc' --header 'te: trailers' \
+        --data-binary "@$work/asked" --output "$work/answer.$name.$try" \
+        "http://127.0.0.1:${member_port[$name]}/build.bazel.remote.asset.v1.Fetch/FetchBlob" &
+    done
+  done
+  wait
+  grep -ahoE '[0-9a-f]{64}' "$work"/answer.* | sort | uniq -c | tr -s ' '
+}
 built_outside() { (cd "$work/outside" && cat "$(bazel_info outside bazel-bin)/all.txt"); }
 
 # Bazel fetches through one node, then through another one without its origin, then through nodes that have nothing on their disks.
@@ -62,6 +78,9 @@ assets() {
   outside_build two 2
   check "assets: downloaded anew, it builds through another node" equal $? 0
   check "assets: which did not ask again" equal "$(gets /lib.tar.gz) $(gets /data.bin)" '1 1'
+  head -c 20000000 /dev/urandom >"$work/files/wanted.bin"
+  check "assets: three nodes that are asked at once all have it" equal "$(fetch_everywhere /wanted.bin)" " 24 $(sha_of wanted.bin)"
+  check "assets: of one request to its origin" equal "$(gets /wanted.bin)" 1
   kill "$files_pid"
   for name in one two three; do leaves "$name" KILL; done
   for name in four five six; do member "$name"; done

@@ -199,7 +199,15 @@ impl Rig {
         uris: &[&str],
         pairs: &[(&str, &str)],
     ) -> Result<Found, FetchError> {
-        self.assets.fetch(wanted(uris, pairs), SystemTime::now()).await
+        self.find_or_fetch(wanted(uris, pairs)).await
+    }
+
+    pub(crate) async fn find_or_fetch(&self, wanted: Fetch) -> Result<Found, FetchError> {
+        let now = SystemTime::now();
+        match self.assets.find(&wanted, now).await? {
+            Some(found) => Ok(found),
+            None => self.assets.fetch(wanted, now).await,
+        }
     }
 
     /// The failure of a fetch that must fail for what is outside.
