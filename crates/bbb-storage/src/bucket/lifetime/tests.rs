@@ -213,7 +213,7 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     let left = keys().meta("aside/left");
     store.put(&left, "x".into()).await.unwrap();
     let journal = ["journal/a/old", "journal/a/young"].map(|name| keys().meta(name));
-    for (key, days) in journal.iter().zip([7, 5]) {
+    for (key, days) in journal.iter().zip([8, 5]) {
         store.put(key, "x".into()).await.unwrap();
         store.age(key, days * day);
     }
