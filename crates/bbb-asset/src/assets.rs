@@ -18,6 +18,7 @@ use crate::{
     flight::{Flights, NoOutcome},
     key::key,
     record::{Origin, Standing, Validators},
+    spool::Spooled,
 };
 
 /// How long a fetch may take of which a client says nothing, and the longest that one may ask for.
@@ -161,26 +162,38 @@ impl Assets {
         Self(Arc::new(Shared { instances, records, disk, origins, limit_bytes, flights }))
     }
 
-    /// Finds an asset: remembered, or fetched.
+    /// Finds an asset that is remembered.
+    ///
+    /// # Errors
+    /// A fault of the store.
+    pub async fn find(&self, fetch: &Fetch, now: SystemTime) -> Result<Option<Found>, FetchError> {
+        match self.0.look_up(fetch, now).await? {
+            LookedUp::Found(found) => Ok(Some(found)),
+            LookedUp::Stale(_) => Ok(None),
+        }
+    }
+
+    /// Fetches an asset that was not found a moment ago, or waits for the fetch of it that is under way.
     ///
     /// # Errors
     /// As [`FetchError`] has them.
     pub async fn fetch(&self, fetch: Fetch, now: SystemTime) -> Result<Found, FetchError> {
-        let looked_up = self.0.look_up(&fetch, now).await?;
-        let stale = match looked_up {
-            LookedUp::Found(found) => return Ok(found),
-            LookedUp::Stale(stale) => stale,
-        };
         if !fetch.qualifiers.unsupported().is_empty() {
             return Err(FetchError::Unsupported(fetch.qualifiers.unsupported().to_vec()));
         }
-        if fetch.uris.iter().all(|uri| uri.url().is_none()) {
+        if !fetch.has_origin() {
             let what = "nobody pushed it here, and it is called by no http or https URL".to_owned();
             return Err(FetchError::Outside { failed: Failed::NotFound, uri: 0, what });
         }
-        let (key, oldest) = (fetch.flight(), fetch.oldest);
+        let (key, oldest) = (fetch.key(), fetch.oldest);
         let shared = Arc::clone(&self.0);
-        let start = || async move { shared.fetch_anew(fetch, stale, now).await };
+        let start = || async move {
+            // Another fetch may have come to its end since, here or on another node.
+            match shared.look_up(&fetch, now).await? {
+                LookedUp::Found(found) => Ok(found),
+                LookedUp::Stale(stale) => shared.fetch_anew(fetch, stale, now).await,
+            }
+        };
         self.0.flights.join(key, now, oldest, start).await?
     }
 
@@ -250,7 +263,7 @@ impl Shared {
         stale: Vec<(usize, Record)>,
         now: SystemTime,
     ) -> Result<Found, FetchError> {
-        let timeout = fetch.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT);
+        let timeout = fetch.longest();
         let mut stories = Stories::default();
         let tried = async {
             for (index, uri) in fetch.uris.iter().enumerate() {
@@ -320,10 +333,7 @@ impl Shared {
                 ));
             }
             (Got::Bytes(spooled, validators), _) => {
-                let digest = spooled.hashed().digest();
-                let cas = self.instances.get(&fetch.instance).cas;
-                cas.put(digest, spooled.hashed().clone().into()).await?;
-                (digest, validators)
+                (self.take_in(fetch, &spooled).await?, validators)
             }
         };
         let record = fetched(fetch.kind, content, validators, now);
@@ -332,6 +342,16 @@ impl Shared {
             self.records(&fetch.instance).put(key, record.to_result()).await?;
         }
         Ok(found(index, &record))
+    }
+}
+
+impl Shared {
+    /// Stores what was downloaded, and says what the asset is.
+    async fn take_in(&self, fetch: &Fetch, spooled: &Spooled) -> Result<Digest, Failure> {
+        let cas = self.instances.get(&fetch.instance).cas;
+        let digest = spooled.hashed().digest();
+        cas.put(digest, spooled.hashed().clone().into()).await?;
+        Ok(digest)
     }
 }
 
@@ -346,8 +366,19 @@ fn fetched(kind: Kind, content: Digest, validators: Validators, since: SystemTim
 }
 
 impl Fetch {
-    /// What tells the fetches apart that are not one. Kept for as long as they run.
-    fn flight(&self) -> Digest {
+    /// Whether there is any origin to ask, in a way that is known.
+    pub fn has_origin(&self) -> bool {
+        self.qualifiers.unsupported().is_empty() && self.uris.iter().any(|uri| uri.url().is_some())
+    }
+
+    /// How long fetching it may take.
+    pub fn longest(&self) -> Duration {
+        self.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT)
+    }
+
+    /// What tells the fetches apart that are not one, on all nodes. It is kept for as long as they run, and nowhere else: the
+    /// credentials are part of it.
+    pub fn key(&self) -> Digest {
         let mut bytes = format!("{:?}", self.instance).into_bytes();
         let credentials = self.qualifiers.credentials().fingerprint();
         bytes.extend_from_slice(credentials.hash());
