@@ -13,7 +13,7 @@ use std::time::Duration;
 use bbb_asset::FetchError;
 use bbb_digest::Digest;
 use bbb_reapi::{Invalid, proto::rpc, status as words};
-use bbb_storage::{Error, TreeError};
+use bbb_storage::{Error, LogError, TreeError};
 use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
@@ -107,6 +107,23 @@ impl IntoStatus for FetchError {
             Self::Storage(error) => error.again().into_status(),
             Self::Busy => exhausted("fetches", message),
             Self::Stopping => unavailable(message),
+        }
+    }
+}
+
+/// The codes are those that other nodes read back: see `bbb_peer::SharedLogs`.
+impl IntoStatus for LogError {
+    fn into_status(self) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::Unknown => not_found(message),
+            Self::OutOfRange { .. } => out_of_range(message),
+            Self::WrongOffset { .. } => Invalid::new("write_offset", message).into_status(),
+            Self::Ended => failed_precondition(message),
+            Self::Full(_) => exhausted("logs", message),
+            Self::Cut => Status::new(Code::DataLoss, cut(message)),
+            Self::Leaving => unavailable(message),
+            Self::Storage(error) => error.into_status(),
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Logs wherever they grow: a log's name says which node has it, and that one is asked.
 //!
-//! When that node is gone, or does not know the log any more, it is looked for among those that have ended.
+//! When that node is gone, or does not know the log any more, it is looked for among those that have ended, and in the
+//! node's journal. What a journal has of it is all that there will be only if the node is gone; else it may go on there.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_digest::InstanceName;
+use bbb_lifecycle::Stop;
 use bbb_reapi::{
     LogHost, LogResource, LogWriteResource,
     proto::bytestream::{
@@ -54,12 +56,12 @@ impl SharedLogs {
 
     /// The node that has a log while it grows, if it is another one that is there.
     fn host(&self, host: LogHost) -> Option<MemberId> {
-        if host == self.local.host() {
-            return None;
-        }
-        let view = self.view.borrow();
-        let found = view.others().find(|member| LogHost::of_node(&member.id.name) == host);
-        found.map(|member| member.id.clone())
+        if host == self.local.host() { None } else { member(&self.view.borrow(), host) }
+    }
+
+    /// What there is of a log whose node does not answer.
+    fn left(&self, log: &LogResource) -> Left {
+        Left { local: Arc::clone(&self.local), view: self.view.clone(), log: log.clone() }
     }
 
     async fn ask(
@@ -86,17 +88,17 @@ impl Logs for SharedLogs {
         let Some(host) = self.host(log.id.host) else { return self.local.read(log, offset).await };
         match self.ask(&self.connections.to(&host), log, offset).await {
             Ok((first, incoming)) => {
-                let (local, log) = (Arc::clone(&self.local), log.clone());
+                let (left, leaving) = (self.left(log), self.local.leaving());
                 let idle = self.connections.bounds().idle;
                 let rest = None;
-                let following = Following { local, log, offset, incoming, idle, rest };
+                let following = Following { left, offset, incoming, idle, leaving, rest };
                 Ok(following.stream(first))
             }
             Err(CallError::Refused(status)) if status.code() == Code::OutOfRange => {
                 // What it says of the log's length is for people.
                 Err(LogError::OutOfRange { offset, len: 0 })
             }
-            Err(error) => match self.local.read_ended(log, offset).await {
+            Err(error) => match self.left(log).read(offset).await {
                 Err(LogError::Unknown) if !is_unknown(&error) => Err(unreachable(error)),
                 read => read,
             },
@@ -173,14 +175,44 @@ fn unreachable(error: CallError) -> LogError {
     Error::unavailable("asking the node that has a log", std::io::Error::other(error)).into()
 }
 
+/// The member that has the logs of a host.
+fn member(view: &ClusterView, host: LogHost) -> Option<MemberId> {
+    let found = view.others().find(|member| LogHost::of_node(&member.id.name) == host);
+    found.map(|member| member.id.clone())
+}
+
+/// What there is of a log without its node.
+struct Left {
+    local: Arc<LocalLogs>,
+    view: watch::Receiver<Arc<ClusterView>>,
+    log: LogResource,
+}
+
+impl Left {
+    /// Reads it. Where it is cut, it may go on as long as its node is a member.
+    async fn read(&self, offset: u64) -> Result<LogBytes, LogError> {
+        let left = self.local.read_left(&self.log, offset).await?;
+        let (view, host) = (self.view.clone(), self.log.id.host);
+        let cut = move |error| match error {
+            LogError::Cut if member(&view.borrow(), host).is_some() => {
+                let silent = std::io::Error::other("it does not answer");
+                Error::unavailable("asking the node that has a log", silent).into()
+            }
+            other => other,
+        };
+        Ok(left.map_err(cut).boxed())
+    }
+}
+
 /// A log that comes in from its node.
 struct Following {
-    local: Arc<LocalLogs>,
-    log: LogResource,
+    left: Left,
     offset: u64,
     incoming: Incoming<Piece>,
     idle: Duration,
-    /// What there is of it when the node is gone.
+    /// When this node takes its leave.
+    leaving: Stop,
+    /// What there is of it when its node is gone.
     rest: Option<LogBytes>,
 }
 
@@ -199,7 +231,11 @@ impl Following {
             if let Some(rest) = &mut self.rest {
                 return rest.try_next().await;
             }
-            match self.incoming.next(self.idle).await {
+            let incoming = self.incoming.next(self.idle);
+            let Some(incoming) = self.leaving.until_requested(incoming).await else {
+                return Err(LogError::Leaving);
+            };
+            match incoming {
                 Ok(Some(Piece { data })) => {
                     self.offset += data.len() as u64;
                     // A sign of life.
@@ -212,12 +248,11 @@ impl Following {
                     return Err(LogError::Cut);
                 }
                 Err(error) => {
-                    tracing::debug!(log = %self.log, %error, "the node of a log breaks off");
-                    let read = self.local.read_ended(&self.log, self.offset).await;
-                    self.rest = Some(read.map_err(|error| match error {
-                        LogError::Unknown => LogError::Cut,
-                        other => other,
-                    })?);
+                    tracing::debug!(log = %self.left.log, %error, "the node of a log breaks off");
+                    self.rest = Some(match self.left.read(self.offset).await {
+                        Err(LogError::Unknown) => return Err(LogError::Cut),
+                        read => read?,
+                    });
                 }
             }
         }

@@ -12,10 +12,11 @@ use async_trait::async_trait;
 
 use crate::error::{Error, StartError};
 use crate::launcher::mounts;
-use crate::link::{Answer, Facts, Link};
-use crate::message::{Call, Ending, Order, Settings};
-use crate::probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
+use crate::link::{Answer, Link};
+use crate::message::{Call, Ending, Facts, Order, Settings};
+use crate::probe::{Actor, Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 use crate::request::{ExecRoot, Exit, Request, Staging, Status, Usage};
+use crate::trial::Trial;
 use crate::wire::Wire;
 use crate::{Config, Mode, Sandbox};
 
@@ -93,51 +94,64 @@ impl Launched {
         let mut notes = notes;
         let facts = link.facts().clone();
         notes.extend(facts.notes.iter().cloned());
-        let mode = if namespaces { Mode::Namespaces } else { Mode::None };
         let mut launched = Launched {
             config,
             settings,
             probe: Probe {
-                mode,
+                mode: if namespaces { Mode::Namespaces } else { Mode::None },
                 staging: Staging::Plain,
+                overlay_refused: Some("there are no namespaces to mount them in".into()),
+                keeper: Err("actions are who the files belong to".into()),
+                actor: actor(&facts, namespaces),
                 limits: enforcement(&facts, namespaces),
+                groups: facts.groups,
                 notes,
             },
             next: AtomicU64::new(1),
             link: tokio::sync::Mutex::new(Arc::new(link)),
         };
-        launched.try_out().await?;
+        launched.try_out(facts.keeper).await?;
         Ok(launched)
     }
 
-    /// Runs trial commands, first the cheaper way to stage.
-    async fn try_out(&mut self) -> Result<(), StartError> {
+    /// Runs trial commands, first the cheapest way to stage.
+    async fn try_out(&mut self, keeper: Option<u32>) -> Result<(), StartError> {
         if self.probe.mode == Mode::Namespaces {
-            self.probe.staging = Staging::Overlay;
-            match self.trial().await {
-                Ok(()) => return Ok(()),
-                Err(reason) => {
-                    self.probe.notes.push(format!("overlay mounts do not work here: {reason}"));
-                    self.probe.staging = Staging::Plain;
-                }
+            let refused = match self.config.overlays {
+                true => self.trial(Trial::Overlay).await.err(),
+                false => Some("they are not wanted".into()),
+            };
+            if refused.is_none() {
+                self.probe.staging = Staging::Overlay;
+                self.probe.overlay_refused = None;
+                self.probe.keeper = Err("not needed below overlays".into());
+                return Ok(());
+            }
+            self.probe.overlay_refused = refused;
+            if let Some(user) = keeper {
+                self.probe.keeper = self.trial(Trial::Kept(user)).await.map(|()| user);
             }
         }
-        self.trial().await.map_err(StartError::Trial)
+        self.trial(Trial::Plain).await.map_err(StartError::Trial)
     }
 
-    async fn trial(&self) -> Result<(), String> {
+    async fn trial(&self, trial: Trial) -> Result<(), String> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let folder =
             self.config.folders[0].join(format!(".sandbox-trial-{}-{number}", std::process::id()));
-        let request = stage_trial(&folder, self.probe.staging).map_err(|error| error.to_string());
-        let outcome = match request {
+        let outcome = match trial.stage(&folder) {
             Ok(request) => self.run(request).await,
-            Err(reason) => return Err(reason),
+            Err(error) => {
+                let _ = crate::remove_tree(&folder);
+                return Err(error.to_string());
+            }
         };
         let stderr = fs::read(folder.join("stderr")).unwrap_or_default();
+        let is_kept = trial.is_kept(&folder);
         let _ = crate::remove_tree(&folder);
         match outcome {
-            Ok(exit) if exit.status == Status::Exited(0) => Ok(()),
+            Ok(exit) if exit.status == Status::Exited(0) && is_kept => Ok(()),
+            Ok(_) if !is_kept => Err("an action could change them".into()),
             Ok(exit) => Err(format!(
                 "code {}, {}",
                 exit.status.code(),
@@ -190,6 +204,14 @@ impl Sandbox for Launched {
     }
 }
 
+fn actor(facts: &Facts, namespaces: bool) -> Actor {
+    match (namespaces, facts.keeper, facts.user) {
+        (true, Some(_), user) => Actor::Stranger(user),
+        (true, None, 0) => Actor::PowerlessRoot,
+        (_, _, user) => Actor::Node(user),
+    }
+}
+
 fn enforcement(facts: &Facts, namespaces: bool) -> Enforcement {
     let or = |kept: bool, other: Enforced| if kept { Enforced::Action } else { other };
     Enforcement {
@@ -220,31 +242,6 @@ async fn start_link(config: &Config, settings: &Settings) -> Result<Link, StartE
     tokio::task::spawn_blocking(move || Link::start(binary.as_deref(), &settings))
         .await
         .unwrap_or(Err(StartError::Ended))
-}
-
-fn stage_trial(folder: &Path, staging: Staging) -> std::io::Result<Request> {
-    for name in ["lower", "upper", "work", "tmp"] {
-        fs::create_dir_all(folder.join(name))?;
-    }
-    for name in ["stdout", "stderr"] {
-        fs::write(folder.join(name), b"")?;
-    }
-    let root = match staging {
-        Staging::Plain => ExecRoot::Plain(folder.join("upper")),
-        Staging::Overlay => ExecRoot::Overlay {
-            lowers: vec![folder.join("lower")],
-            upper: folder.join("upper"),
-            work: folder.join("work"),
-        },
-    };
-    let arguments = vec!["true".into()];
-    Ok(Request::new(
-        arguments,
-        root,
-        folder.join("tmp"),
-        folder.join("stdout"),
-        folder.join("stderr"),
-    ))
 }
 
 /// Refuses what can never be run, and what would leave the folders.

@@ -36,6 +36,7 @@ mod probe;
 pub mod removal;
 mod request;
 mod sys;
+mod trial;
 mod view;
 mod wire;
 
@@ -46,7 +47,7 @@ use async_trait::async_trait;
 pub use error::{Error, StartError};
 pub use launched::{Launched, start};
 pub use launcher::is_mount_point;
-pub use probe::{Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
+pub use probe::{Actor, Enforced, Enforcement, Probe, SYSTEM_FOLDERS};
 pub use removal::remove_tree;
 pub use request::{
     DEFAULT_GRACE, DEFAULT_MOUNT_POINT, DEFAULT_SEARCH_PATH, ExecRoot, Exit, Limits, Request,
@@ -99,6 +100,8 @@ pub struct Config {
     pub folders: Vec<PathBuf>,
     /// Host folders (or files) that actions see read-only, besides [`SYSTEM_FOLDERS`].
     pub extra_system_folders: Vec<PathBuf>,
+    /// Whether overlays may be used; without, exec roots are plain folders as on a machine that has none.
+    pub overlays: bool,
     /// Limit of one action's `/dev/shm`, in bytes. It is memory.
     pub shared_memory_bytes: u64,
     /// The binary that becomes the launcher; `None` is the own one, whose `main` then calls
@@ -114,6 +117,7 @@ impl Config {
             mode: Mode::Auto,
             folders: vec![folder],
             extra_system_folders: Vec::new(),
+            overlays: true,
             shared_memory_bytes: 64 << 20,
             launcher: None,
         }

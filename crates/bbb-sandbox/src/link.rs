@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::error::StartError;
 use crate::launcher;
-use crate::message::{Call, Ending, Report, Settings};
+use crate::message::{Call, Ending, Facts, Report, Settings};
 use crate::wire::{self, Wire};
 
 /// The first answer to an order.
@@ -46,17 +46,6 @@ pub(crate) struct Link {
     facts: Facts,
 }
 
-/// What the launcher found out.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Facts {
-    /// What it could not have, as sentences.
-    pub(crate) notes: Vec<String>,
-    /// Whether control groups limit memory, processes, processors.
-    pub(crate) memory: bool,
-    pub(crate) processes: bool,
-    pub(crate) cpu: bool,
-}
-
 impl Link {
     /// Starts a launcher and waits until it can take orders.
     pub(crate) fn start(binary: Option<&Path>, settings: &Settings) -> Result<Self, StartError> {
@@ -75,9 +64,7 @@ impl Link {
         let mut child = Reaped(child);
         let facts = match (&ours).write_all(&frame).and_then(|()| wire::read_body(&mut reports)) {
             Ok(Some(body)) => match Report::from_body(&body) {
-                Ok(Report::Ready { notes, memory, processes, cpu }) => {
-                    Facts { notes, memory, processes, cpu }
-                }
+                Ok(Report::Ready(facts)) => facts,
                 Ok(Report::Failed { what, code, .. }) => {
                     return Err(StartError::Setup {
                         what,
@@ -180,7 +167,7 @@ fn read(mut reports: PipeReader, pending: &Pending) {
         let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pending) = pending.as_mut() else { return };
         match report {
-            Report::Ready { .. } => {}
+            Report::Ready(_) => {}
             Report::Failed { id, what, code } => {
                 if let Some(waiting) = pending.get_mut(&id) {
                     waiting

@@ -162,11 +162,29 @@ fields!(Ending {
     involuntary_switches,
 });
 
+/// What a launcher found out at its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// What it could not have, as sentences.
+    pub(crate) notes: Vec<String>,
+    /// Whether control groups limit memory, processes, processors; and their version, where there are any.
+    pub(crate) memory: bool,
+    pub(crate) processes: bool,
+    pub(crate) cpu: bool,
+    pub(crate) groups: Option<u32>,
+    /// The host's user that actions are.
+    pub(crate) user: u32,
+    /// The host's user whose files actions can read and not own, where folders are mapped.
+    pub(crate) keeper: Option<u32>,
+}
+
+fields!(Facts { notes, memory, processes, cpu, groups, user, keeper });
+
 /// From the launcher or one of its inits. Short: it is written to a shared pipe in one piece.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// The launcher can take orders; with sentences on what it could not have, and what control groups limit.
-    Ready { notes: Vec<String>, memory: bool, processes: bool, cpu: bool },
+    /// The launcher can take orders.
+    Ready(Facts),
     /// A step failed before the command ran; id 0 is the launcher itself.
     Failed { id: u64, what: String, code: i32 },
     /// The command ended, and nothing of it lives any more.
@@ -178,12 +196,9 @@ pub(crate) enum Report {
 impl Wire for Report {
     fn put(&self, to: &mut Vec<u8>) {
         match self {
-            Report::Ready { notes, memory, processes, cpu } => {
+            Report::Ready(facts) => {
                 0u8.put(to);
-                notes.put(to);
-                memory.put(to);
-                processes.put(to);
-                cpu.put(to);
+                facts.put(to);
             }
             Report::Failed { id, what, code } => {
                 1u8.put(to);
@@ -204,12 +219,7 @@ impl Wire for Report {
     }
     fn take(from: &mut &[u8]) -> Result<Self, Malformed> {
         match u8::take(from)? {
-            0 => Ok(Report::Ready {
-                notes: Wire::take(from)?,
-                memory: Wire::take(from)?,
-                processes: Wire::take(from)?,
-                cpu: Wire::take(from)?,
-            }),
+            0 => Wire::take(from).map(Report::Ready),
             1 => Ok(Report::Failed {
                 id: Wire::take(from)?,
                 what: Wire::take(from)?,

@@ -16,10 +16,30 @@ pub struct Probe {
     pub mode: Mode,
     /// How exec roots are to be staged.
     pub staging: Staging,
+    /// Why exec roots cannot be overlays; none where they can.
+    pub overlay_refused: Option<String>,
+    /// A user of this host whose files in a plain exec root an action can read, rename and remove, but never change: not their
+    /// content and not their modes. Tried where there are no overlays; else why there is none.
+    pub keeper: Result<u32, String>,
+    /// Who actions are.
+    pub actor: Actor,
     /// How far each limit of a request is kept.
     pub limits: Enforcement,
+    /// The version of the control groups that keep them, where groups can be made.
+    pub groups: Option<u32>,
     /// Why it is not better than this, as sentences without a full stop; empty if there is nothing better.
     pub notes: Vec<String>,
+}
+
+/// Who the processes of actions are on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The user that the node runs as, by number.
+    Node(u32),
+    /// A user that owns nothing on this host, by number; shown the node's files as its own.
+    Stranger(u32),
+    /// root, without any of its capabilities.
+    PowerlessRoot,
 }
 
 /// How far limits are kept.
@@ -54,22 +74,13 @@ impl fmt::Display for Enforced {
     }
 }
 
-impl fmt::Display for Probe {
-    /// One line for the log.
+impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.mode {
-            Mode::None => "actions run without a sandbox, in sessions of their own",
-            _ => "actions run in namespaces of their own",
-        })?;
-        f.write_str(match self.staging {
-            Staging::Overlay => ", exec roots are overlays",
-            Staging::Plain => ", exec roots are plain folders",
-        })?;
-        let Enforcement { memory, processes, cpu } = self.limits;
-        write!(f, "; memory {memory}, processes {processes}, processors {cpu}")?;
-        for note in &self.notes {
-            write!(f, "; {note}")?;
+        match self {
+            Actor::Node(0) => f.write_str("root"),
+            Actor::Node(user) => write!(f, "the node's own user ({user})"),
+            Actor::Stranger(user) => write!(f, "a user who owns nothing here ({user})"),
+            Actor::PowerlessRoot => f.write_str("root without its powers"),
         }
-        Ok(())
     }
 }

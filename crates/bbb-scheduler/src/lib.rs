@@ -11,6 +11,7 @@ mod driver;
 mod ids;
 mod link;
 mod operation;
+pub mod steering;
 mod words;
 
 pub use dispatch::{
@@ -24,5 +25,5 @@ pub use operation::{End, Failure, OperationState, Place, Stage, Story};
 pub use words::{
     ActionKey, AttemptId, Demand, FromWorker, Holding, HoldingState, InputPart, Known, Lease,
     MAX_INPUT_PARTS, MAX_SLOTS, OperationId, Outcome, PRIORITIES, Platform, Progress, Staged,
-    Submission, Task, ToWorker, WorkerOffer, is_steering,
+    Submission, Task, ToWorker, WorkerOffer,
 };

@@ -95,7 +95,7 @@ pub struct Submission {
     /// Whether equal work in flight may be shared: false for an action that must not be cached.
     pub mergeable: bool,
     /// What a worker must offer: each name with this very value. Properties that steer how the action
-    /// runs, rather than where, are left out: see [`is_steering`].
+    /// runs, rather than where, are left out: see [`crate::steering`].
     pub requirement: Platform,
     /// How long the command may run.
     pub timeout: Duration,
@@ -190,14 +190,6 @@ pub const MAX_INPUT_PARTS: usize = 8;
 
 /// The priorities that are told apart.
 pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
-
-/// Whether a platform property steers how an action runs, so that no worker need offer it.
-///
-/// Everything else asks for a worker that offers the same pair, `container-image` too: a worker that
-/// does not know it could not honour it.
-pub fn is_steering(name: &str) -> bool {
-    matches!(name, "network" | "InputRootAbsolutePath" | "staging" | "cpus" | "memory" | "priority")
-}
 
 /// A worker as it presents itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

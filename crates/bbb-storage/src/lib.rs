@@ -48,7 +48,10 @@ pub use disk::{
 pub use error::{Error, Result};
 pub use instances::{Instances, Stores};
 pub use local::{LocalFile, LocalFiles, Lodging};
-pub use logs::{ActionLogs, LocalLogs, LogBytes, LogError, LogPiece, Logs, Written};
+pub use logs::{
+    ActionLogs, EntryName, JournalFolder, JournalStore, LocalLogs, LogBytes, LogError, LogPiece,
+    LogStores, Logs, PagesOf, Written,
+};
 pub use read::READ_CHUNK_BYTES;
 pub use source::{HashedFile, Source, SourceContent};
 pub use tiered::{Far, Tiered, TieredSettings, Waiting, WriteBackSettings};

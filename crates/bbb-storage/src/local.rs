@@ -23,7 +23,8 @@ pub trait LocalFiles: Send + Sync + fmt::Debug + fmt::Display + 'static {
 /// A local file that stays where it is as long as this value lives.
 pub trait LocalFile: Send + Sync + fmt::Debug + 'static {
     /// Makes `to` a hard link to the file; blocks. `to` is not there yet and lies on the same file
-    /// system. The file behind it must never be written to, nor its metadata changed.
+    /// system. The file behind it must never be written to, nor its mode and
+    /// times changed; whom it belongs to does not matter to the store.
     ///
     /// # Errors
     /// [`Error::Missing`](crate::Error::Missing) if someone has taken the blob away or damaged it,

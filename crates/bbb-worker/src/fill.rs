@@ -21,6 +21,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::{
     error::{Error, blocking},
     fetch::{Fetched, Forms, fetch},
+    ladder::Means,
     layer::{Layer, LayerBlob, LayerDirectory},
     place::Place,
 };
@@ -37,6 +38,7 @@ pub(crate) struct Filling<'a> {
     pub(crate) stores: &'a Stores,
     /// Where blobs lie that can be linked to. The action must not be able to change what is in the folder then.
     pub(crate) links: Option<&'a dyn LocalFiles>,
+    pub(crate) means: Means,
     /// How many blobs are transferred at once.
     pub(crate) concurrency: usize,
     /// The folder, in which the layer was laid out.
@@ -164,10 +166,10 @@ impl Filling<'_> {
 
     async fn place(&self, batch: Vec<(usize, Fetched)>) -> Result<Placed, Error> {
         let (layer, to, hold) = (Arc::clone(&self.layer), self.to.clone(), self.hold.clone());
-        let keep_pins = self.keep_pins;
+        let (keep_pins, means) = (self.keep_pins, self.means);
         blocking("stage files", move || {
             let _hold = hold;
-            let mut placed = place_files(&layer, &to, &batch)?;
+            let mut placed = place_files(&layer, &to, &batch, means)?;
             if keep_pins {
                 let pins = batch.into_iter();
                 let pins = pins.flat_map(|(_, fetched)| [fetched.executable, fetched.plain]);
@@ -185,10 +187,11 @@ impl Filling<'_> {
         let own = || self.blobs.join(format!("{index}-{}-{}", place.0, place.1));
         let fetched = fetch(self.stores, None, digest, wanted, own).await?;
         let (layer, to, hold) = (Arc::clone(&self.layer), self.to.clone(), self.hold.clone());
+        let means = self.means;
         blocking("stage files", move || {
             let _hold = hold;
             let (directory, file) = layer.at(place);
-            let copied = copy_file(&mut open(&to)?, directory, file, &fetched);
+            let copied = copy_file(&mut open(&to)?, directory, file, &fetched, means);
             copied.map_err(|error| unplaced(file, error)).map(drop)
         })
         .await
@@ -210,9 +213,13 @@ fn wanted(layer: &Layer, index: usize, may_link: bool) -> Forms {
     wanted
 }
 
-/// Puts blobs at all of their places: as links below an overlay, where nothing can change them, and as
-/// copies where the action could.
-fn place_files(layer: &Layer, to: &Path, batch: &[(usize, Fetched)]) -> Result<Placed, Error> {
+/// Puts blobs at all of their places: as links where nothing can change them, and as copies where the action could.
+fn place_files(
+    layer: &Layer,
+    to: &Path,
+    batch: &[(usize, Fetched)],
+    means: Means,
+) -> Result<Placed, Error> {
     let mut inputs = open(to)?;
     let mut placed = Placed::default();
     for (index, fetched) in batch {
@@ -226,16 +233,16 @@ fn place_files(layer: &Layer, to: &Path, batch: &[(usize, Fetched)]) -> Result<P
                 false => fetched.plain.as_ref(),
             };
             let is_there = match link {
-                Some(link) => {
-                    let to = inputs.name(&directory.path, file.name.as_str());
-                    to.map(|to| link.link(&to).is_ok())
+                Some(link) => link_file(&mut inputs, directory, file, &**link, means),
+                None => {
+                    let copied = copy_file(&mut inputs, directory, file, fetched, means);
+                    copied.inspect(|was_copied| {
+                        if *was_copied {
+                            let size_bytes = blob.digest.size_bytes();
+                            placed.copied_bytes = placed.copied_bytes.saturating_add(size_bytes);
+                        }
+                    })
                 }
-                None => copy_file(&mut inputs, directory, file, fetched).inspect(|was_copied| {
-                    if *was_copied {
-                        let size_bytes = blob.digest.size_bytes();
-                        placed.copied_bytes = placed.copied_bytes.saturating_add(size_bytes);
-                    }
-                }),
             };
             if !is_there.map_err(|error| unplaced(file, error))? {
                 placed.unlinked.push((*index, *place));
@@ -249,18 +256,38 @@ fn unplaced(file: &FileNode, error: io::Error) -> Error {
     Error::fault(format!("stage the input {file:?}"), error)
 }
 
+/// Links a file to its place; whether that could be done.
+fn link_file(
+    inputs: &mut Place,
+    directory: &LayerDirectory,
+    file: &FileNode,
+    link: &dyn LocalFile,
+    means: Means,
+) -> io::Result<bool> {
+    let (path, name) = (directory.path.as_str(), file.name.as_str());
+    if link.link(&inputs.name(path, name)?).is_err() {
+        return Ok(false);
+    }
+    match means.owner {
+        Some(owner) => inputs.give(path, name, owner),
+        None => Ok(true),
+    }
+}
+
 /// Makes a file of its own; whether the content was there.
 fn copy_file(
     inputs: &mut Place,
     directory: &LayerDirectory,
     file: &FileNode,
     fetched: &Fetched,
+    means: Means,
 ) -> io::Result<bool> {
     let (path, name) = (directory.path.as_str(), file.name.as_str());
     let copied = match (&fetched.content, &fetched.file) {
         (Some(bytes), _) => inputs.write(path, name, file.is_executable, file.properties, bytes),
         (None, Some((from, _pin))) => {
-            inputs.copy(path, name, file.is_executable, file.properties, from)
+            let shares_blocks = means.shares_blocks;
+            inputs.copy(path, name, file.is_executable, file.properties, from, shares_blocks)
         }
         (None, None) => return Ok(false),
     };

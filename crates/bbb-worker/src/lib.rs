@@ -38,5 +38,6 @@ mod upload;
 mod usage;
 
 pub use executor::{Executor, Report, Said};
+pub use ladder::{Ladder, Rung};
 pub use local::{Keep, Local, Settings};
 pub use slots::{Slots, usual_prefetch};

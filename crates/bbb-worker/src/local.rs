@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::proto::reapi;
 use bbb_sandbox::{Limits, Mode, Sandbox};
-use bbb_scheduler::{Outcome, Progress, Task};
+use bbb_scheduler::{Outcome, Progress, Task, steering::INPUT_ROOT};
 use bbb_storage::{ActionLogs, Instances, LocalFiles, LocalLogs, Lodging};
 use prost::Message as _;
 
@@ -20,9 +20,9 @@ use crate::{
     cleanup::{Cleaner, TREES},
     error::Error,
     fetch::Lease,
+    ladder::Ladder,
     renewal::Part,
     room,
-    run::INPUT_ROOT,
     stage::{Prepared, Staging},
     times::{Clock, Times},
 };
@@ -120,6 +120,7 @@ pub struct Local {
     settings: Settings,
     instances: Arc<Instances>,
     sandbox: Arc<dyn Sandbox>,
+    ladder: Ladder,
     cleaner: Cleaner,
     links: Option<LinksOf>,
     bases: Option<Arc<Bases>>,
@@ -152,12 +153,17 @@ impl Local {
             Mode::None | Mode::Auto => 0,
         };
         let cleaner = Cleaner::start(settings.folder.clone(), spare, tasks)?;
+        let ladder = Ladder::find(&settings.folder, sandbox.probe());
         let (links, bases, logs) = (None, None, None);
-        Ok(Self { settings, instances, sandbox, cleaner, links, bases, logs })
+        Ok(Self { settings, instances, sandbox, ladder, cleaner, links, bases, logs })
     }
 
-    /// Stages inputs as links to files of a store where that can be done: below an overlay, which keeps
-    /// them from being changed. The worker's folder has to be on the store's file system.
+    /// How inputs get where actions find them.
+    pub fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    /// Stages inputs as links to files of a store where no action can change these. The worker's folder has to be on the store's file system.
     #[must_use]
     pub fn linking(
         mut self,
@@ -211,7 +217,7 @@ impl Local {
             let lease = Lease::read(task, stores).await?;
             let folder = Arc::new(self.cleaner.folder(&folder_name, report).await?);
             let staging = Staging {
-                kind: self.sandbox.staging(),
+                ladder: &self.ladder,
                 copied_files: settings.copied_files,
                 concurrency: settings.download_concurrency,
                 links: links.as_deref(),

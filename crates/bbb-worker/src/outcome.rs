@@ -81,7 +81,11 @@ impl Ran {
             cache(&ran, &result).await?;
         }
         let kept = match keeps {
-            true => Some(ran.keep().await?),
+            true => {
+                let path = ran.keep().await?;
+                tracing::info!(path = %path.display(), action = %lease.task.submission.key.action, "exec root is kept");
+                Some(path)
+            }
             false => None,
         };
         let message = ran.message(survey.notes, kept);

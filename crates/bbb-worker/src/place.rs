@@ -18,6 +18,7 @@ use bbb_reapi::NodeProperties;
 use rustix::{
     fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT},
     io::Errno,
+    process::Uid,
 };
 
 const DIRECTORY: OFlags =
@@ -124,7 +125,22 @@ impl Place {
         })
     }
 
-    /// Makes a file that is a copy of `from`; where the file system can, they share their blocks.
+    /// Sees to it that a file that was just linked belongs to `owner`; whether it does. If not, it is gone again.
+    pub(crate) fn give(&mut self, directory: &str, name: &str, owner: u32) -> io::Result<bool> {
+        let directory = self.directory(directory)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        if rustix::fs::statat(directory, name, flags)?.st_uid == owner {
+            return Ok(true);
+        }
+        let owner = Some(Uid::from_raw(owner));
+        let is_given = rustix::fs::chownat(directory, name, owner, None, flags).is_ok();
+        if !is_given {
+            rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
+        }
+        Ok(is_given)
+    }
+
+    /// Makes a file that is a copy of `from`; they share their blocks if that is wanted and can be.
     pub(crate) fn copy(
         &mut self,
         directory: &str,
@@ -132,8 +148,11 @@ impl Place {
         is_executable: bool,
         properties: NodeProperties,
         from: &Path,
+        shares_blocks: bool,
     ) -> io::Result<()> {
-        self.create(directory, name, is_executable, properties, |file| copy_into(file, from))
+        self.create(directory, name, is_executable, properties, |file| {
+            copy_into(file, from, shares_blocks)
+        })
     }
 
     fn create(
@@ -175,13 +194,15 @@ impl Place {
     }
 }
 
-fn copy_into(file: &mut File, from: &Path) -> io::Result<()> {
+fn copy_into(file: &mut File, from: &Path, shares_blocks: bool) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut from = File::from(rustix::fs::openat(CWD, from, flags, Mode::empty())?);
-    if rustix::fs::ioctl_ficlone(&*file, &from).is_err() {
-        io::copy(&mut from, file)?;
+    // It may lie on another file system.
+    let is_shared = shares_blocks && rustix::fs::ioctl_ficlone(&*file, &from).is_ok();
+    match is_shared {
+        true => Ok(()),
+        false => io::copy(&mut from, file).map(drop),
     }
-    Ok(())
 }
 
 fn set_mtime(directory: BorrowedFd<'_>, name: &str, mtime: SystemTime) -> io::Result<()> {

@@ -10,20 +10,16 @@ use bbb_reapi::{Invalid, Properties};
 use bbb_sandbox::{
     DEFAULT_MOUNT_POINT, Enforced, Enforcement, Exit, Limits, Mode, Request, Sandbox,
 };
-use bbb_scheduler::Demand;
+use bbb_scheduler::{
+    Demand,
+    steering::{INPUT_ROOT, NETWORK},
+};
 
 use crate::{error::Error, fullness, renewal::Part, stage::Prepared};
 
 /// How much longer than its timeout a command may take to be set up and ended, before its sandbox is
 /// given up.
 const SLACK: Duration = Duration::from_secs(60);
-
-/// The platform property that names where the input root stands for the command. A worker's own value is the
-/// default for actions without: BuildStream means `/` and does not say so.
-pub(crate) const INPUT_ROOT: &str = "InputRootAbsolutePath";
-
-/// The platform property that asks for the host's network, with the value `on`.
-const NETWORK: &str = "network";
 
 /// A command that came to its end.
 #[derive(Debug)]

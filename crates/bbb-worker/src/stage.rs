@@ -6,7 +6,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use bbb_reapi::OutputPath;
-use bbb_sandbox::{ExecRoot, Staging as SandboxStaging};
+use bbb_sandbox::ExecRoot;
 use bbb_scheduler::Staged;
 use bbb_storage::LocalFiles;
 
@@ -17,7 +17,7 @@ use crate::{
     fetch::Lease,
     fill::{Filling, lay_out},
     inputs::Node,
-    ladder::choose,
+    ladder::{Ladder, Rung},
     layer::Layer,
     place::Place,
     renewal::Part,
@@ -35,8 +35,8 @@ pub(crate) struct Prepared {
 
 /// How exec roots are staged.
 pub(crate) struct Staging<'a> {
-    /// Which kinds of them the sandbox takes.
-    pub(crate) kind: SandboxStaging,
+    /// Which ways there are.
+    pub(crate) ladder: &'a Ladder,
     /// How many files a tree may have to be copied instead of standing below an overlay.
     pub(crate) copied_files: usize,
     /// How many blobs are transferred at once.
@@ -56,10 +56,10 @@ impl Prepared {
     ) -> Result<Self, Error> {
         let lease = Arc::new(lease);
         let totals = lease.inputs.totals();
-        let kind = choose(staging.kind, &lease.platform, totals, staging.copied_files);
-        let ground = match kind {
-            SandboxStaging::Overlay => staging.ground(&lease).await,
-            SandboxStaging::Plain => Ok(None),
+        let rung = staging.ladder.choose(&lease.platform, totals, staging.copied_files);
+        let ground = match rung {
+            Rung::Overlays => staging.ground(&lease).await,
+            Rung::Reflinks | Rung::HardLinks | Rung::Copies => Ok(None),
         };
         let ground = or_all_missing(&lease, ground).await?;
         let mut fetched_bytes = 0;
@@ -77,7 +77,7 @@ impl Prepared {
             blocking("stage directories", move || {
                 let (base, whiteout) = base.unzip();
                 let layer = layer.unwrap_or_else(|| Layer::whole(&lease.inputs));
-                let root = make_folders(&folder, kind, base, &layer)?;
+                let root = make_folders(&folder, rung, base, &layer)?;
                 if !layer.is_empty() {
                     lay_out(&layer, &inputs_of(&root), whiteout.as_deref())?;
                 }
@@ -89,7 +89,8 @@ impl Prepared {
         let filling = Filling {
             layer,
             stores: &lease.stores,
-            links: staging.links.filter(|_| matches!(root, ExecRoot::Overlay { .. })),
+            links: staging.links.filter(|_| matches!(rung, Rung::Overlays | Rung::HardLinks)),
+            means: staging.ladder.means(),
             concurrency: staging.concurrency,
             to: inputs_of(&root),
             blobs: folder.blobs(),
@@ -113,17 +114,17 @@ async fn or_all_missing<T>(lease: &Lease, done: Result<T, Error>) -> Result<T, E
 
 fn make_folders(
     folder: &SharedFolder,
-    kind: SandboxStaging,
+    rung: Rung,
     base: Option<PathBuf>,
     layer: &Layer,
 ) -> Result<ExecRoot, Error> {
     let mut parts = vec![Part::Temporary, Part::Stdout, Part::Stderr];
-    let root = match kind {
-        SandboxStaging::Plain => {
+    let root = match rung {
+        Rung::Reflinks | Rung::HardLinks | Rung::Copies => {
             parts.push(Part::Root);
             ExecRoot::Plain(folder.part(Part::Root))
         }
-        SandboxStaging::Overlay => {
+        Rung::Overlays => {
             parts.extend([Part::Upper, Part::Work]);
             let mut lowers = Vec::new();
             if base.is_none() || !layer.is_empty() {
@@ -180,6 +181,7 @@ impl Staging<'_> {
             instance: &lease.task.submission.key.instance,
             stores: &lease.stores,
             links,
+            means: self.ladder.means(),
             concurrency: self.concurrency,
         };
         bases.ground(&lease.inputs, sources).await

@@ -1,8 +1,12 @@
 //! What a node says when it starts: what it is, where it listens, how to use it.
 //!
-//! Promises: never shows the value of the required header. Knows settings only.
+//! Promises: never shows the value of the required header. Knows settings, and what was found out about the machine.
+
+mod actions;
 
 use std::net::SocketAddr;
+
+pub use actions::Workplace;
 
 use crate::flags::{BucketFlags, ClusterFlags, Settings, format_bytes, format_duration};
 
@@ -24,8 +28,8 @@ pub struct Bound {
     pub gossip: Option<SocketAddr>,
 }
 
-/// The greeting of a node that listens on `bound`.
-pub fn greeting(settings: &Settings, bound: Bound) -> Greeting {
+/// The greeting of a node that listens on `bound`, and runs actions at its workplace if it has one.
+pub fn greeting(settings: &Settings, bound: Bound, workplace: Option<&Workplace>) -> Greeting {
     let slots = settings.worker_slots;
     let work = match slots {
         0 => "runs no actions".to_owned(),
@@ -46,6 +50,7 @@ pub fn greeting(settings: &Settings, bound: Bound) -> Greeting {
         ),
     ];
     lines.extend(settings.bucket.as_ref().map(bucket_line));
+    lines.extend(workplace.into_iter().flat_map(|workplace| workplace.lines(settings)));
     let cluster = settings.cluster.as_ref().zip(bound.gossip);
     lines.extend(cluster.map(|(cluster, gossip)| cluster_line(cluster, gossip, bound.port)));
     lines.push(client_line(settings, bound.port));
@@ -181,7 +186,7 @@ mod tests {
         };
         let gossip = flags.bucket.as_ref().map(|_| "10.1.2.3:7946".parse().unwrap());
         let bound = Bound { port: bound.parse().unwrap(), gossip };
-        greeting(&Settings::resolve(&flags, &machine).unwrap(), bound)
+        greeting(&Settings::resolve(&flags, &machine).unwrap(), bound, None)
     }
 
     fn slots(count: &str) -> Flags {

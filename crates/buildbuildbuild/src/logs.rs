@@ -2,8 +2,11 @@
 
 use std::{io, sync::Arc};
 
-use bbb_lifecycle::TaskGroup;
-use bbb_storage::{ActionCache, Bucket, Disk, Instances, LocalLogs, Logs};
+use bbb_lifecycle::{Stop, TaskGroup};
+use bbb_reapi::LogHost;
+use bbb_storage::{
+    ActionCache, Bucket, Disk, Instances, JournalFolder, JournalStore, LocalLogs, LogStores, Logs,
+};
 
 use crate::membership::Membership;
 
@@ -14,10 +17,11 @@ pub(crate) struct NodeLogs {
 }
 
 impl NodeLogs {
-    /// The logs of the node of this name. Which blobs they have become stands in the bucket if there is one, else on the disk.
+    /// The logs of the node of this name. Which blobs they have become, and what those got that still grow, stands in the
+    /// bucket if there is one, else on the disk. Who reads what may go on for long is told to leave when `leaving` is requested.
     ///
     /// # Errors
-    /// If their folder cannot be made.
+    /// If their folders cannot be made.
     pub(crate) fn start(
         node_name: &str,
         disk: &Arc<Disk>,
@@ -25,16 +29,26 @@ impl NodeLogs {
         membership: Option<&Membership>,
         instances: &Arc<Instances>,
         tasks: &TaskGroup,
+        leaving: Stop,
     ) -> io::Result<Self> {
         let folder = disk.dir().join("logs");
+        let journals: Arc<dyn JournalStore> = match bucket {
+            Some(bucket) => bucket.log_journals(),
+            None => {
+                let host = LogHost::of_node(node_name);
+                JournalFolder::start(folder.join("journal"), host, disk.lodging(), tasks)?
+            }
+        };
         let (near, far) = (Arc::clone(disk), bucket.cloned());
         let pages = move |name: &_| -> Arc<dyn ActionCache> {
             match &far {
                 Some(bucket) => bucket.log_pages(name),
-                None => near.action_cache(name),
+                None => near.log_pages(name),
             }
         };
-        let local = LocalLogs::start(node_name, folder, Arc::clone(instances), pages, tasks)?;
+        let stores = LogStores { pages: Box::new(pages), journals, lodging: disk.lodging() };
+        let (written, instances) = (folder.join("written"), Arc::clone(instances));
+        let local = LocalLogs::start(node_name, written, instances, stores, tasks, leaving)?;
         let all: Arc<dyn Logs> = match membership {
             Some(membership) => Arc::new(membership.share_logs(&local)),
             None => Arc::clone(&local) as _,

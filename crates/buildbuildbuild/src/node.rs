@@ -10,7 +10,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::{Signals, TaskGroup};
 use bbb_peer::PeerTier;
 use bbb_sandbox::Mode;
-use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits};
+use bbb_scheduler::{Demand, Dispatch, Scheduler, WorkerOffer, core::Limits, steering::INPUT_ROOT};
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Complete, Disk, DiskSettings, Far, Instances,
     LocalFiles, Stores, Tiered, TieredSettings, TreeCache, Trees, WriteBackSettings,
@@ -22,7 +22,7 @@ use crate::{
     assets::assets,
     doors::{self, Behind},
     flags::{BucketFlags, KeepExecRoot, SandboxChoice, Settings, remember_cache_size},
-    greeting::{Bound, greeting},
+    greeting::{Bound, Workplace, greeting},
     groups::Groups,
     logs::NodeLogs,
     membership::Membership,
@@ -90,6 +90,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         membership.as_ref(),
         &instances,
         &groups.tiers,
+        groups.doors.stop(),
     )
     .context("cannot make the folder of logs (--cache_dir)")?;
     let assets = assets(
@@ -101,10 +102,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         doors::max_blob_bytes(&settings),
         &groups.assets,
     );
+    let mut workplace = None;
     if settings.worker_slots > 0 {
         let storage = storage.clone();
         let worker = Worker { disk: &disk, memory, storage, logs: &logs };
-        start_worker(&settings, worker, &instances, &dispatch, &groups).await?;
+        workplace = Some(start_worker(&settings, worker, &instances, &dispatch, &groups).await?);
     }
     // Now that the sandbox has started: actions are to have the usual limit.
     open_files::raise_limit();
@@ -121,7 +123,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     behind.port(client_tls, &groups.scheduler)?.serve(listener, &groups.doors);
     let gossip = membership.as_ref().map(Membership::bound);
-    greet(&settings, Bound { port: bound, gossip });
+    greet(&settings, Bound { port: bound, gossip }, workplace.as_ref());
     // Now that it can be asked for what it has.
     if let (Some(membership), Some(flags), Some(bucket)) = (&membership, &settings.cluster, &bucket)
     {
@@ -312,14 +314,14 @@ struct Worker<'a> {
     logs: &'a NodeLogs,
 }
 
-/// Starts the sandbox and a worker with its slots, and attaches them to the scheduler.
+/// Starts the sandbox and a worker with its slots, and attaches them to the scheduler. Returns what they found.
 async fn start_worker(
     settings: &Settings,
     Worker { disk, memory, storage, logs }: Worker<'_>,
     instances: &Arc<Instances>,
     dispatch: &Arc<dyn Dispatch>,
     groups: &Groups,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Workplace> {
     let folder = disk.dir().join("actions");
     // The sandbox opens its folders once, at its start.
     std::fs::create_dir_all(&folder).context("cannot make the worker's folder (--cache_dir)")?;
@@ -332,13 +334,13 @@ async fn start_worker(
     config.extra_system_folders.clone_from(&settings.sandbox_folders);
     let sandbox =
         bbb_sandbox::start(config).await.context("cannot start the sandbox (--sandbox)")?;
-    tracing::info!("{}", bbb_sandbox::Sandbox::probe(&sandbox));
-    let mut worker = bbb_worker::Settings::new(&settings.node_name, folder);
+    let probe = bbb_sandbox::Sandbox::probe(&sandbox).clone();
+    let mut worker = bbb_worker::Settings::new(&settings.node_name, &folder);
     worker.download_concurrency = settings.download_concurrency;
     worker.staged_bytes = memory.staged_bytes;
     worker.network = settings.sandbox_network;
     worker.input_root = (settings.platform.iter())
-        .find(|(name, _)| name == "InputRootAbsolutePath")
+        .find(|(name, _)| name == INPUT_ROOT)
         .map(|(_, path)| path.into());
     worker.keep = match settings.keep_exec_root {
         KeepExecRoot::Never => Keep::None,
@@ -351,10 +353,11 @@ async fn start_worker(
         .keeping_trees(disk.lodging(), &groups.cleaning)
         .context("cannot make a folder for staged trees (--cache_dir)")?
         .showing(Arc::clone(&logs.local));
+    let ladder = local.ladder().clone();
     Slots::new(offer(settings)?, Arc::clone(dispatch), Arc::new(local))
         .draining_for(settings.drain_timeout)
         .start(&groups.worker);
-    Ok(())
+    Ok(Workplace { probe, ladder, folder })
 }
 
 /// What this node's worker presents itself with: of the machine all that the node does not need itself.
@@ -372,8 +375,8 @@ fn offer(settings: &Settings) -> anyhow::Result<WorkerOffer> {
 }
 
 /// Says in a few lines what the node is and how to use it: the lines on the terminal, warnings in the log too.
-fn greet(settings: &Settings, bound: Bound) {
-    let greeting = greeting(settings, bound);
+fn greet(settings: &Settings, bound: Bound, workplace: Option<&Workplace>) {
+    let greeting = greeting(settings, bound, workplace);
     let mut out = io::stdout().lock();
     for line in &greeting.lines {
         // Who closes our output does not want to be greeted.

@@ -210,7 +210,7 @@ impl Rig {
     pub(crate) fn holds(&self) -> (u64, u64, usize) {
         let stats = self.disk.stats();
         let scratch = std::fs::read_dir(self.disk.scratch()).unwrap().count();
-        (stats.blobs, stats.assets, scratch)
+        (stats.blobs, stats.results, scratch)
     }
 }
 

@@ -6,7 +6,7 @@ use bbb_reapi::{
     Invalid, LogResource, LogWriteResource,
     proto::bytestream::{QueryWriteStatusResponse, ReadRequest},
 };
-use bbb_storage::{LogError, LogPiece, Logs};
+use bbb_storage::{LogPiece, Logs};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::time::{Instant, timeout};
@@ -107,20 +107,4 @@ pub(super) async fn write_status(
         committed_size: i64::try_from(written.committed).unwrap_or(i64::MAX),
         complete: written.has_ended,
     })
-}
-
-/// The codes are those that nodes read back, see `bbb-peer`.
-impl IntoStatus for LogError {
-    fn into_status(self) -> Status {
-        let message = self.to_string();
-        match self {
-            Self::Unknown => status::not_found(message),
-            Self::OutOfRange { .. } => status::out_of_range(message),
-            Self::WrongOffset { .. } => Invalid::new("write_offset", message).into_status(),
-            Self::Ended => status::failed_precondition(message),
-            Self::Full(_) => status::exhausted("logs", message),
-            Self::Cut => Status::data_loss(message),
-            Self::Storage(error) => error.into_status(),
-        }
-    }
 }

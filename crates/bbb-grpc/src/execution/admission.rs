@@ -8,7 +8,7 @@ use bbb_reapi::{
     proto::{longrunning::Operation, reapi::ExecuteRequest},
     requested_function, required_digest,
 };
-use bbb_scheduler::{ActionKey, InputPart, Platform, Submission, is_steering};
+use bbb_scheduler::{ActionKey, InputPart, Platform, Submission, steering::is_steering};
 use bbb_storage::{CasExt as _, Error, Found, Instances, Stores};
 use bytes::Bytes;
 use tonic::Status;

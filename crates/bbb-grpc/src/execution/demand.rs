@@ -4,7 +4,7 @@ use bbb_reapi::{
     Invalid, Properties,
     decimal::{self, Scaled},
 };
-use bbb_scheduler::Demand;
+use bbb_scheduler::{Demand, steering};
 
 /// The most processors and the most memory that a demand can name; what is more is no number that was meant.
 const MAX_MILLICPUS: u64 = 1_000_000_000;
@@ -23,8 +23,12 @@ pub(super) fn demand(properties: &Properties) -> Result<Demand, Invalid> {
         }),
     };
     Ok(Demand {
-        millicpus: value("cpus", millicpus, "a number like 2 or 0.5")?,
-        memory_bytes: value("memory", bytes, "a size like 2GiB, 512M or a number of bytes")?,
+        millicpus: value(steering::CPUS, millicpus, "a number like 2 or 0.5")?,
+        memory_bytes: value(
+            steering::MEMORY,
+            bytes,
+            "a size like 2GiB, 512M or a number of bytes",
+        )?,
     })
 }
 

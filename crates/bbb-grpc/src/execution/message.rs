@@ -224,7 +224,11 @@ impl IntoStatus for DispatchError {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use bbb_digest::Function;
     use bbb_reapi::proto::reapi::OutputFile;
+    use bbb_scheduler::ActionKey;
 
     use super::*;
 
@@ -267,5 +271,34 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(ExecuteResponse::decode(&*cached_response(&result)).unwrap(), response);
+    }
+
+    /// What the metadata of an operation says of an attempt that is so far: its logs.
+    fn logs_at(progress: Progress, attempt_id: Option<AttemptId>) -> [String; 2] {
+        let (worker, since) = ("a".into(), SystemTime::UNIX_EPOCH);
+        let action = Digest::empty(Function::Sha256);
+        let state = OperationState {
+            id: OperationId(1),
+            key: Arc::new(ActionKey { instance: "main".parse().unwrap(), action }),
+            invocation: "".into(),
+            priority: 0,
+            queued_at: since,
+            stage: Stage::Executing { worker, progress, attempt: 1, since, attempt_id },
+        };
+        let metadata = ExecuteOperationMetadata::decode(&*metadata(&state).value).unwrap();
+        [metadata.stdout_stream_name, metadata.stderr_stream_name]
+    }
+
+    #[test]
+    fn logs_are_named_once_there_are_some() {
+        let attempt = Some(AttemptId(7));
+        assert_eq!(logs_at(Progress::Fetching, attempt), ["", ""]);
+        assert_eq!(logs_at(Progress::Running, None), ["", ""]);
+        for progress in [Progress::Running, Progress::Uploading] {
+            let [stdout, stderr] = logs_at(progress, attempt);
+            let host = LogHost::of_node("a").0;
+            assert_eq!(stdout, format!("main/logstreams/{host:016x}-{:032x}-o", 7));
+            assert_eq!(stderr, format!("main/logstreams/{host:016x}-{:032x}-e", 7));
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! Values of properties that steer how an action runs, and that would do so unseen if they were misspelt.
 
 use bbb_reapi::{Invalid, Properties};
+use bbb_scheduler::steering::{AUTO, PLAIN, STAGING};
 
 /// Refuses values that no worker would know what to do with.
 ///
 /// # Errors
 /// If there is one; it names the property.
 pub(super) fn check(properties: &Properties) -> Result<(), Invalid> {
-    match properties.get("staging") {
-        None | Some("auto" | "plain") => Ok(()),
+    match properties.get(STAGING) {
+        None | Some(AUTO | PLAIN) => Ok(()),
         Some(text) => {
             let shown = &text[..text.floor_char_boundary(100)];
             Err(Invalid::new("platform.staging", format!("{shown:?} is none: use auto or plain")))

@@ -136,6 +136,11 @@ impl Groups {
         Some(groups)
     }
 
+    /// Which version of control groups these are.
+    pub(crate) fn version(&self) -> u32 {
+        if self.is_second { 2 } else { 1 }
+    }
+
     /// Whether any of `limits` needs a group.
     pub(crate) fn are_needed(&self, limits: &Limits) -> bool {
         (limits.memory_bytes.is_some() && self.kept.memory)

@@ -4,7 +4,8 @@
 //! the node: outputs do not depend on that, and one road is tested instead of two. On the host this is
 //! - the node's own user, if that is not root: the kernel lets it map nobody else;
 //! - [`STRANGER`] if the node is root: an id that owns nothing on the host. The node's folders are shown to it
-//!   through an id-mapped mount that turns root's files into the stranger's, both ways;
+//!   through an id-mapped mount that turns root's files into the stranger's, both ways. Those of [`KEEPER`] stay
+//!   what they are: an action reads them as anybody may, and can neither write to them nor change their modes;
 //! - root without any capability, if the file system of a folder knows no id-mapped mounts. Then files that
 //!   only root may read are covered (see `template`), as is `/proc/sys`, which the kernel gives to that id.
 
@@ -25,6 +26,9 @@ pub(crate) const ACTION_ID: u32 = 1000;
 /// Host user and group id of actions of a node that is root: in no range that a distribution hands out.
 const STRANGER: u32 = 0x7000_03e8;
 
+/// Host user id of files that lie in an action's folders without being its own.
+const KEEPER: u32 = STRANGER + 1;
+
 /// A folder of the node as the launcher got hold of it.
 pub(crate) enum Folder {
     /// To be bound from its path.
@@ -40,6 +44,10 @@ pub(crate) struct Assumed {
     pub(crate) is_host_root: bool,
     /// What is worse than it could be, as sentences.
     pub(crate) notes: Vec<String>,
+    /// The host's user that actions are.
+    pub(crate) host_user: u32,
+    /// The host's user whose files actions see as somebody else's, where folders are mapped.
+    pub(crate) keeper: Option<u32>,
 }
 
 /// Makes this process user [`ACTION_ID`] of a new user namespace, with all capabilities in there, and gives it
@@ -55,7 +63,8 @@ pub(crate) fn assume(folders: &[PathBuf]) -> Result<Assumed, Fault> {
         write_map("self", "gid_map", &format!("{ACTION_ID} {gid} 1"))?;
         sys::unshare(libc::CLONE_NEWNS, Step::Namespaces)?;
         let folders = folders.iter().cloned().map(Folder::Path).collect();
-        return Ok(Assumed { folders, is_host_root: false, notes });
+        let keeper = None;
+        return Ok(Assumed { folders, is_host_root: false, notes, host_user: uid, keeper });
     }
     let mapped = map_folders(folders);
     let is_host_root = mapped.is_err();
@@ -75,12 +84,14 @@ pub(crate) fn assume(folders: &[PathBuf]) -> Result<Assumed, Fault> {
     let uid = rustix::process::Uid::from_raw(ACTION_ID);
     rustix::thread::set_thread_res_uid(uid, uid, uid).during(Step::ChangeIdentity)?;
     sys::unshare(libc::CLONE_NEWNS, Step::Namespaces)?;
-    Ok(Assumed { folders, is_host_root, notes })
+    let keeper = (!is_host_root).then_some(KEEPER);
+    Ok(Assumed { folders, is_host_root, notes, host_user: outer, keeper })
 }
 
-/// Mounts in which root's files are the stranger's.
+/// Mounts in which root's files are the stranger's, and the keeper's are the keeper's.
 fn map_folders(folders: &[PathBuf]) -> Result<Vec<Folder>, Fault> {
-    let namespace = user_namespace(&format!("0 {STRANGER} 1"), Step::MountUserNamespace)?;
+    let map = format!("0 {STRANGER} 1\n{KEEPER} {KEEPER} 1");
+    let namespace = user_namespace(&map, Step::MountUserNamespace)?;
     let map = |folder: &PathBuf| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC

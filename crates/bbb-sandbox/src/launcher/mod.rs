@@ -33,7 +33,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::fault::{During, Fault, Step};
-use crate::message::{Call, Order, Report, Settings};
+use crate::message::{Call, Facts, Order, Report, Settings};
 use crate::sys::{self, Forked};
 use crate::wire::{self, Wire};
 use groups::{Group, Groups, Kept};
@@ -107,6 +107,17 @@ impl Stage {
         })
     }
 
+    /// What the node is to know, with the version of the control groups.
+    fn facts(&self, groups: Option<u32>) -> Facts {
+        let Kept { memory, processes, cpu } = self.kept;
+        let own = rustix::process::geteuid().as_raw();
+        let (notes, user, keeper) = match &self.template {
+            Some(template) => (template.notes.clone(), template.host_user, template.keeper),
+            None => (Vec::new(), own, None),
+        };
+        Facts { notes, memory, processes, cpu, groups, user, keeper }
+    }
+
     /// Fails if the launcher has died before this init asked for a signal of its death.
     pub(crate) fn check_launcher(&self) -> Result<(), Fault> {
         let mut events = [PollFd::new(&self.alive, PollFlags::IN)];
@@ -140,10 +151,8 @@ fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
         let stage = Stage::new(&settings, kept)?;
         calls.set_nonblocking(true).during(Step::ReadSocket)?;
         let signals = sys::signal_descriptor()?;
-        let notes =
-            stage.template.as_ref().map(|template| template.notes.clone()).unwrap_or_default();
-        let Kept { memory, processes, cpu } = kept;
-        init::send(&Report::Ready { notes, memory, processes, cpu }, &reports);
+        let facts = stage.facts(groups.as_ref().map(Groups::version));
+        init::send(&Report::Ready(facts), &reports);
         Launcher { calls, reports: &reports, signals, stage, groups, running: HashMap::new() }.run()
     });
     match outcome {

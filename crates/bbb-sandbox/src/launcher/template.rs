@@ -62,6 +62,10 @@ pub(crate) struct Template {
     pub(crate) is_host_root: bool,
     /// What is worse than it could be, as sentences.
     pub(crate) notes: Vec<String>,
+    /// The host's user that actions are.
+    pub(crate) host_user: u32,
+    /// The host's user whose files actions see as somebody else's.
+    pub(crate) keeper: Option<u32>,
 }
 
 impl Template {
@@ -100,6 +104,8 @@ impl Template {
             root,
             is_host_root: assumed.is_host_root,
             notes: assumed.notes,
+            host_user: assumed.host_user,
+            keeper: assumed.keeper,
         })
     }
 

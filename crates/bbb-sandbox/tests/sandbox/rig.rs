@@ -81,15 +81,15 @@ impl Staged {
 
 impl Rig {
     pub(crate) async fn new(mode: Mode) -> Self {
-        Rig::showing(mode, Vec::new()).await
+        Rig::configured(|config| config.mode = mode).await
     }
 
-    /// One whose actions see these folders of the host, too.
-    pub(crate) async fn showing(mode: Mode, extra_system_folders: Vec<PathBuf>) -> Self {
+    /// One that is set up in another way.
+    pub(crate) async fn configured(change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::new(folder.path().to_owned());
-        config.mode = mode;
-        config.extra_system_folders = extra_system_folders;
+        config.mode = Mode::Namespaces;
+        change(&mut config);
         config.launcher = Some(env!("CARGO_BIN_EXE_bbb-launcher").into());
         let sandbox = bbb_sandbox::start(config).await.unwrap();
         Rig { sandbox, folder, next: AtomicU32::new(0) }

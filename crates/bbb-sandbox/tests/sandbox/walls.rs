@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use bbb_sandbox::{Mode, Sandbox, Staging};
+use bbb_sandbox::{Actor, Mode, Sandbox, Staging};
 
 use crate::rig::Rig;
 
@@ -15,10 +15,32 @@ async fn walled() -> Rig {
 #[tokio::test]
 async fn the_probe_says_what_there_is() {
     let rig = walled().await;
-    println!("{}", rig.sandbox.probe());
-    assert_eq!(rig.sandbox.probe().mode, Mode::Namespaces);
+    let probe = rig.sandbox.probe();
+    println!("{probe:?}");
+    assert_eq!(probe.mode, Mode::Namespaces);
+    assert_eq!(probe.overlay_refused.is_some(), probe.staging == Staging::Plain);
+    let user = rustix::process::geteuid().as_raw();
+    assert_eq!(probe.actor == Actor::Node(user), user != 0);
     let rig = Rig::new(Mode::None).await;
-    assert_eq!(rig.sandbox.staging(), Staging::Plain);
+    let probe = rig.sandbox.probe();
+    assert_eq!((probe.staging, probe.actor), (Staging::Plain, Actor::Node(user)));
+    assert!(probe.overlay_refused.as_ref().unwrap().contains("no namespaces"), "{probe:?}");
+    assert!(probe.keeper.is_err());
+}
+
+#[tokio::test]
+async fn without_overlays_files_of_a_keeper_are_tried() {
+    let rig = Rig::configured(|config| config.overlays = false).await;
+    let probe = rig.sandbox.probe();
+    assert_eq!(probe.staging, Staging::Plain);
+    assert!(probe.overlay_refused.as_ref().unwrap().contains("not wanted"), "{probe:?}");
+    // Only root can give a file to somebody else.
+    let is_mapped = matches!(probe.actor, Actor::Stranger(_));
+    assert_eq!(probe.keeper.is_ok(), is_mapped, "{probe:?}");
+    assert_eq!(rig.script("echo x >f; chmod 600 f; cat f").await.stdout, "x\n");
+    let left: Vec<_> =
+        fs::read_dir(rig.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!left.iter().any(|path| path.display().to_string().contains("trial")), "{left:?}");
 }
 
 #[tokio::test]
@@ -104,7 +126,8 @@ async fn system_folders_and_kernel_settings_cannot_be_changed() {
 
 #[tokio::test]
 async fn a_folder_of_the_host_is_seen_read_only_and_nothing_beside_it() {
-    let rig = Rig::showing(Mode::Namespaces, vec!["/var/lib/dpkg".into()]).await;
+    let rig =
+        Rig::configured(|config| config.extra_system_folders = vec!["/var/lib/dpkg".into()]).await;
     let script = "ls /var/lib; (echo harm >>/var/lib/dpkg/status) 2>/dev/null || echo kept";
     let left = rig.script(script).await;
     assert_eq!(left.stdout, "dpkg\nkept\n", "{}", left.stderr);

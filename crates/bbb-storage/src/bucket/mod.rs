@@ -14,7 +14,7 @@ use bbb_digest::InstanceName;
 use bbb_lifecycle::TaskGroup;
 use object_store::{ObjectStore, path::Path};
 
-use crate::{ActionCache, Cas, Result, blocking::blocking};
+use crate::{ActionCache, Cas, JournalStore, Result, blocking::blocking};
 
 mod anchor;
 mod budget;
@@ -25,6 +25,7 @@ mod fetch;
 #[cfg(any(test, feature = "conformance"))]
 #[allow(clippy::panic, reason = "a check that fails panics")]
 pub mod hostile;
+mod journal;
 mod keys;
 mod lifetime;
 mod location;
@@ -216,6 +217,11 @@ impl Bucket {
     /// The records of an instance's remote assets, which have the form of results.
     pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
         Arc::new(results::Results::new(self, instance, keys::Kind::Asset))
+    }
+
+    /// Where journals of logs lie.
+    pub fn log_journals(self: &Arc<Self>) -> Arc<dyn JournalStore> {
+        Arc::new(journal::Journals(Arc::clone(self)))
     }
 
     /// What was asked of the bucket since the start.

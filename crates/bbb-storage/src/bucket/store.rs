@@ -214,13 +214,22 @@ impl Store {
         self: &Arc<Self>,
         prefix: Path,
     ) -> impl Stream<Item = Result<ObjectMeta, Failure>> + use<> {
+        self.list_after(prefix, None)
+    }
+
+    /// The same, of those whose keys come after this one.
+    pub(super) fn list_after(
+        self: &Arc<Self>,
+        prefix: Path,
+        after: Option<Path>,
+    ) -> impl Stream<Item = Result<ObjectMeta, Failure>> + use<> {
         let store = Arc::clone(self);
         // Folders give their files in no order, and all at once.
         let page_len = match self.objects.ways {
             Ways::Files => usize::MAX,
             Ways::Server { .. } => LIST_PAGE,
         };
-        let pages = stream::try_unfold(Some(None), move |after: Option<Option<Path>>| {
+        let pages = stream::try_unfold(Some(after), move |after: Option<Option<Path>>| {
             let (store, prefix) = (Arc::clone(&store), prefix.clone());
             async move {
                 let Some(after) = after else { return Ok(None) };

@@ -85,7 +85,7 @@ impl Kind {
     /// The mode of files of this kind.
     pub(super) fn mode(self) -> Mode {
         match self {
-            Self::Result | Self::Asset | Self::Blob => Mode::from_raw_mode(0o444),
+            Self::Result | Self::Blob => Mode::from_raw_mode(0o444),
             Self::Executable => Mode::from_raw_mode(0o555),
         }
     }

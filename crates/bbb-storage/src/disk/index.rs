@@ -40,7 +40,7 @@ pub(super) const fn charge(size_bytes: u64) -> u64 {
 pub(super) struct InstanceId(pub(super) u32);
 
 /// What names an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) instance: InstanceId,
     pub(super) kind: Kind,
@@ -303,7 +303,7 @@ impl Index {
         checked: bool,
         opened_at: u64,
     ) -> Slot {
-        let stamp = if key.kind.names_blobs() { opened_at.saturating_sub(1) } else { opened_at };
+        let stamp = if key.kind == Kind::Result { opened_at.saturating_sub(1) } else { opened_at };
         self.insert_at(key, size_bytes, checked, stamp)
     }
 

@@ -5,7 +5,8 @@
 //! cas/<instance>/<function>/<xx>/<hash>-<size>      blobs, mode 0444
 //! cas/<instance>/<function>/<xx>/<hash>-<size>.x    copies that may be executed, mode 0555
 //! ac/<instance>/<function>/<xx>/<hash>-<size>       results, by the digest of the action
-//! asset/<instance>/<function>/<xx>/<hash>-<size>    records of remote assets, in the form of results
+//! ac/<instance>%log/<function>/<xx>/<hash>-<size>   pages of logs, by a digest that follows from their names
+//! ac/<instance>%asset/<function>/<xx>/<hash>-<size> records of remote assets, by a digest that follows from what they are called
 //! tmp/  trash/  scratch/  queue/
 //! ```
 
@@ -27,36 +28,28 @@ pub(super) enum Kind {
     Blob = 1,
     /// A copy of a blob that may be executed.
     Executable = 2,
-    /// The record of a remote asset, which has the form of a result.
-    Asset = 3,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 4] = [Self::Result, Self::Blob, Self::Executable, Self::Asset];
+    pub(super) const ALL: [Self; 3] = [Self::Result, Self::Blob, Self::Executable];
 
     const fn folder(self) -> &'static str {
         match self {
             Self::Result => "ac",
-            Self::Asset => "asset",
             Self::Blob | Self::Executable => "cas",
         }
     }
 
-    /// Whether it names blobs, with a checksum of its own that is looked at whenever it is read.
-    pub(super) const fn names_blobs(self) -> bool {
-        matches!(self, Self::Result | Self::Asset)
-    }
-
     const fn suffix(self) -> &'static str {
         match self {
-            Self::Result | Self::Asset | Self::Blob => "",
+            Self::Result | Self::Blob => "",
             Self::Executable => ".x",
         }
     }
 }
 
-/// The folders that hold entries: what names blobs first.
-pub(super) const ENTRY_FOLDERS: [&str; 3] = ["ac", "asset", "cas"];
+/// The folders that hold entries, results first.
+pub(super) const ENTRY_FOLDERS: [&str; 2] = ["ac", "cas"];
 
 /// What stands before the bytes of an instance's name that file names had better not hold.
 pub(super) const ESCAPE: char = '%';
@@ -152,7 +145,6 @@ pub(super) fn parse_name(folder: &str, function: Function, name: &str) -> Option
         ("cas", Some(stem)) => (Kind::Executable, stem),
         ("cas", None) => (Kind::Blob, name),
         ("ac", None) => (Kind::Result, name),
-        ("asset", None) => (Kind::Asset, name),
         _ => return None,
     };
     let (hex, size) = stem.split_once('-')?;

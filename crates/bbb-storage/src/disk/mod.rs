@@ -118,7 +118,7 @@ pub struct Disk {
     eviction: tokio::sync::Mutex<()>,
     eviction_wanted: Notify,
     small: Cache<(InstanceId, Digest), Bytes, BlobWeight>,
-    results: Cache<index::Key, Arc<ActionResult>, ResultWeight>,
+    results: Cache<(InstanceId, Digest), Arc<ActionResult>, ResultWeight>,
     counters: Counters,
     _lock: std::fs::File,
 }
@@ -139,8 +139,6 @@ pub struct DiskStats {
     pub blobs: u64,
     /// Results, in all instances.
     pub results: u64,
-    /// Records of remote assets, in all instances.
-    pub assets: u64,
     /// Copies of blobs that may be executed.
     pub executables: u64,
     /// What others keep in the folder.
@@ -179,8 +177,8 @@ impl Weighter<(InstanceId, Digest), Bytes> for BlobWeight {
 #[derive(Clone, Debug)]
 struct ResultWeight;
 
-impl Weighter<index::Key, Arc<ActionResult>> for ResultWeight {
-    fn weight(&self, _: &index::Key, result: &Arc<ActionResult>) -> u64 {
+impl Weighter<(InstanceId, Digest), Arc<ActionResult>> for ResultWeight {
+    fn weight(&self, _: &(InstanceId, Digest), result: &Arc<ActionResult>) -> u64 {
         256 + 2 * prost::Message::encoded_len(result.as_ref()) as u64
     }
 }
@@ -243,12 +241,17 @@ impl Disk {
 
     /// The results of an instance. Whether their blobs are there is [`Complete`](crate::Complete)'s business.
     pub fn action_cache(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
-        Arc::new(results::Results::new(View::new(self, instance), Kind::Result))
+        Arc::new(results::Results(View::new(self, instance)))
+    }
+
+    /// The pages of an instance's logs, which have the form of results. No client reaches them.
+    pub fn log_pages(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
+        Arc::new(results::Results(View::beside(self, instance, "log")))
     }
 
     /// The records of an instance's remote assets, which have the form of results.
     pub fn assets(self: &Arc<Self>, instance: &InstanceName) -> Arc<dyn ActionCache> {
-        Arc::new(results::Results::new(View::new(self, instance), Kind::Asset))
+        Arc::new(results::Results(View::beside(self, instance, "asset")))
     }
 
     /// The blobs of an instance as files to be hard-linked.
@@ -287,7 +290,6 @@ impl Disk {
             limit_bytes: index.limit_bytes(),
             blobs: index.count(Kind::Blob),
             results: index.count(Kind::Result),
-            assets: index.count(Kind::Asset),
             executables: index.count(Kind::Executable),
             lodgers,
             lodged_bytes,

@@ -136,7 +136,7 @@ impl Disk {
     /// Whether a file is as it was stored, as far as its metadata tells. Results carry a checksum.
     pub(super) fn is_expected(&self, key: &Key, metadata: &fs::Metadata) -> bool {
         match key.kind {
-            Kind::Result | Kind::Asset => metadata.is_file(),
+            Kind::Result => metadata.is_file(),
             Kind::Blob | Kind::Executable => {
                 file::is_sealed(metadata, key.digest.size_bytes(), self.mtime)
             }

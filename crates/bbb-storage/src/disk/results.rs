@@ -33,36 +33,26 @@ const CHECKSUM_LEN: usize = 32;
 const ATTEMPTS: usize = 4;
 
 #[derive(Debug)]
-pub(super) struct Results {
-    view: View,
-    /// Results, or what has their form.
-    kind: Kind,
-}
-
-impl Results {
-    pub(super) fn new(view: View, kind: Kind) -> Self {
-        Self { view, kind }
-    }
-}
+pub(super) struct Results(pub(super) View);
 
 #[async_trait]
 impl ActionCache for Results {
     async fn get(&self, action: Digest) -> Result<Option<Arc<ActionResult>>> {
-        let disk = &self.view.disk;
+        let disk = &self.0.disk;
         for _ in 0..ATTEMPTS {
-            let Some(key) = self.view.find(self.kind, action).await? else { break };
+            let Some(key) = self.0.find(Kind::Result, action).await? else { break };
             let hit = |result| {
                 disk.counters.hits.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(result))
             };
-            if let Some(result) = disk.results.get(&key) {
+            if let Some(result) = disk.results.get(&(key.instance, action)) {
                 return hit(result);
             }
             match disk.open_entry(key).await? {
-                Opened::Bytes(bytes) => match decode(self.view.segment(), action, &bytes) {
+                Opened::Bytes(bytes) => match decode(self.0.segment(), action, &bytes) {
                     Some(result) => {
                         let result = Arc::new(result);
-                        disk.results.insert(key, Arc::clone(&result));
+                        disk.results.insert((key.instance, action), Arc::clone(&result));
                         return hit(result);
                     }
                     None => {
@@ -82,11 +72,11 @@ impl ActionCache for Results {
     }
 
     async fn put(&self, action: Digest, result: ActionResult) -> Result<()> {
-        let disk = &self.view.disk;
+        let disk = &self.0.disk;
         disk.refuse_when_closed()?;
-        let key = self.view.key_to_write(self.kind, action);
+        let key = self.0.key_to_write(Kind::Result, action);
         let result = Arc::new(result);
-        let bytes: Arc<[u8]> = encode(self.view.segment(), action, &result).into();
+        let bytes: Arc<[u8]> = encode(self.0.segment(), action, &result).into();
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -98,7 +88,7 @@ impl ActionCache for Results {
             });
             match written.await? {
                 Ok(()) => return Ok(()),
-                Err(error) => self.view.disk.recover(error, action, attempts).await?,
+                Err(error) => self.0.disk.recover(error, action, attempts).await?,
             }
         }
     }
@@ -117,7 +107,7 @@ impl Disk {
         file::seal(&file, key.kind, self.mtime)?;
         drop(file);
         self.commit(key, bytes.len() as u64, &temporary, reservation, || {
-            self.results.insert(*key, result);
+            self.results.insert((key.instance, key.digest), result);
         })
     }
 }
@@ -157,7 +147,7 @@ fn checksum(segment: &str, action: Digest, payload: &[u8]) -> blake3::Hash {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.view.fmt(f)
+        self.0.fmt(f)
     }
 }
 

@@ -7,7 +7,7 @@ use tokio::{task, time};
 
 use crate::{Error, Result};
 
-use super::{Disk, blocking, file, index::Key};
+use super::{Disk, blocking, file, index::Key, layout::Kind};
 
 /// How much faster files in doubt are read than those that are only looked after.
 const DOUBT_SPEED: u64 = 16;
@@ -59,7 +59,7 @@ impl Disk {
     /// Reads what lies in a slot again. Returns how many bytes that were.
     async fn scrub_slot(self: &Arc<Self>, slot: u32, doubtful_only: bool) -> Result<u64> {
         let Some((key, _, bytes, known)) = self.index().at(slot) else { return Ok(0) };
-        if key.kind.names_blobs() || known.checked == doubtful_only {
+        if key.kind == Kind::Result || known.checked == doubtful_only {
             return Ok(0);
         }
         if doubtful_only {

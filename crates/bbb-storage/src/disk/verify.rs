@@ -91,7 +91,7 @@ impl Disk {
         let metadata = opened.metadata()?;
         let is_good = match key.kind {
             // Results carry a checksum that is looked at whenever they are read.
-            Kind::Result | Kind::Asset => metadata.is_file(),
+            Kind::Result => metadata.is_file(),
             Kind::Blob | Kind::Executable => {
                 let is_sealed = file::is_sealed(&metadata, key.digest.size_bytes(), self.mtime);
                 if !is_sealed && file::holds(&opened, key.digest)? {
@@ -163,7 +163,7 @@ impl Disk {
     pub(super) fn forget_in_memory(&self, key: &Key) {
         match key.kind {
             Kind::Blob => drop(self.small.remove(&(key.instance, key.digest))),
-            Kind::Result | Kind::Asset => drop(self.results.remove(key)),
+            Kind::Result => drop(self.results.remove(&(key.instance, key.digest))),
             Kind::Executable => {}
         }
     }

@@ -72,6 +72,12 @@ impl View {
         Self { disk, name: name.clone(), segment, id: OnceLock::new() }
     }
 
+    /// What belongs to an instance and is out of its clients' reach: no instance has a folder of this name.
+    pub(super) fn beside(disk: &Arc<Disk>, name: &InstanceName, what: &str) -> Self {
+        let segment = format!("{}{ESCAPE}{what}", segment(name, ESCAPE));
+        Self { segment, ..Self::new(disk, name) }
+    }
+
     /// The folder of the instance.
     pub(super) fn segment(&self) -> &str {
         &self.segment

@@ -2,94 +2,79 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::FileExt as _,
+    fmt, fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bbb_digest::{Digest, Function, InstanceName};
-use bbb_lifecycle::TaskGroup;
+use bbb_digest::{Digest, InstanceName};
+use bbb_lifecycle::{Stop, TaskGroup};
 use bbb_reapi::{Channel, LogHost, LogId, LogResource, LogWriteResource};
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::{
-    sync::watch,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 
 use super::{
-    LogBytes, LogError, LogPiece, Logs, Written,
-    pages::Pages,
-    tail::{self, Growth},
+    JournalStore, LogBytes, LogError, LogPiece, Logs, Written,
+    growing::{Growing, Growth},
+    journal::{Journal, YOUNG},
+    pages::{Pages, PagesOf},
+    tail,
+    written::{Totals, Writer},
 };
-use crate::{ActionCache, Error, HashedFile, Instances, Wanted, blocking::blocking};
+use crate::{Instances, Lodging, Wanted};
 
 /// How many logs that have ended are remembered.
 const MAX_ENDED: usize = 16 << 10;
 
-/// How many logs clients may write at a time.
-const MAX_WRITTEN: usize = 1024;
-
-/// The most that such a log may have, in bytes; and all of them together.
-const MAX_LOG_BYTES: u64 = 1 << 30;
-const MAX_WRITTEN_BYTES: u64 = 4 << 30;
-
-/// How long nobody may write to a log before it is ended.
-const IDLE_AFTER: Duration = Duration::from_secs(3600);
-
 /// How long a log may take to be found again when its file has been taken into the store.
 const STORED_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often what has ended is written down: what a node's death loses at most.
+/// How often what has ended is written down.
 const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+/// How old the journal may get: what a node's death loses of a log.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often there may be an entry, however slow its store is.
+const MIN_JOURNAL_PERIOD: Duration = Duration::from_millis(500);
+
+/// Where the logs of a node are when they grow no more, or their node is gone.
+pub struct LogStores {
+    /// Gives where an instance's pages lie.
+    pub pages: PagesOf,
+    /// Where journals lie.
+    pub journals: Arc<dyn JournalStore>,
+    /// Gives room to what clients write.
+    pub lodging: Arc<dyn Lodging>,
+}
 
 /// The logs of this node.
 pub struct LocalLogs {
-    host: LogHost,
-    folder: PathBuf,
-    instances: Arc<Instances>,
-    pages: Pages,
+    pub(super) host: LogHost,
+    pub(super) folder: PathBuf,
+    pub(super) instances: Arc<Instances>,
+    pub(super) pages: Pages,
+    pub(super) lodging: Arc<dyn Lodging>,
+    journal: Arc<Journal>,
+    leaving: Stop,
     table: Mutex<Table>,
 }
 
 #[derive(Default)]
-struct Table {
-    growing: HashMap<LogResource, Arc<Growing>>,
-    /// How many of these clients write, and their bytes.
-    written: usize,
-    written_bytes: u64,
-    ended: HashMap<LogResource, Digest>,
+pub(super) struct Table {
+    pub(super) growing: HashMap<LogResource, Arc<Growing>>,
+    pub(super) written: Totals,
+    pub(super) ended: HashMap<LogResource, Digest>,
     /// Those that have ended, the one that ended first in front.
     order: VecDeque<LogResource>,
 }
 
-/// A log that grows.
-struct Growing {
-    path: PathBuf,
-    growth: watch::Sender<Growth>,
-    /// None if it is an action that writes it.
-    writer: Option<Writer>,
-}
-
-struct Writer {
-    token: u128,
-    state: Mutex<WriterState>,
-}
-
-struct WriterState {
-    file: File,
-    len: u64,
-    touched: Instant,
-    has_ended: bool,
-}
-
 impl LocalLogs {
-    /// Logs of the node that is called `node`, of `instances`; `pages` gives where an instance's pages lie. What clients write
-    /// lies in `folder`, which belongs to this alone and is emptied. A task of `tasks` writes down what has ended.
+    /// Logs of the node that is called `node`, of `instances`. What clients write lies in `folder`, which belongs to this alone
+    /// and is emptied. Tasks of `tasks` write down what has ended, and keep the journal. When `leaving` is requested, nobody
+    /// waits any more for what clients write.
     ///
     /// # Errors
     /// If the folder cannot be made.
@@ -97,27 +82,34 @@ impl LocalLogs {
         node: &str,
         folder: PathBuf,
         instances: Arc<Instances>,
-        pages: impl Fn(&InstanceName) -> Arc<dyn ActionCache> + Send + Sync + 'static,
+        stores: LogStores,
         tasks: &TaskGroup,
+        leaving: Stop,
     ) -> io::Result<Arc<Self>> {
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => fs::create_dir_all(&folder)?,
         }
-        let pages = Pages::new(Box::new(pages));
         let host = LogHost::of_node(node);
-        let logs = Arc::new(Self { host, folder, instances, pages, table: Mutex::default() });
-        let (keeper, stop) = (Arc::clone(&logs), tasks.stop());
-        tasks.spawn("logs", async move {
-            stop.until_requested(keeper.keep()).await;
-            keeper.pages.flush().await;
-        });
+        let LogStores { pages, journals, lodging } = stores;
+        let pages = Pages::new(pages);
+        let journal = Arc::new(Journal::new(host, journals));
+        let table = Mutex::default();
+        let logs =
+            Arc::new(Self { host, folder, instances, pages, lodging, journal, leaving, table });
+        tasks.spawn("logs", Arc::clone(&logs).write_down(tasks.stop()));
+        tasks.spawn("journal", Arc::clone(&logs).keep_journal(tasks.stop()));
         Ok(logs)
     }
 
     /// What stands for this node in the names of its logs.
     pub const fn host(&self) -> LogHost {
         self.host
+    }
+
+    /// Requested when this node takes its leave: who reads what may go on for long is to go on through another one.
+    pub fn leaving(&self) -> Stop {
+        self.leaving.clone()
     }
 
     /// An action begins to append to two files. `number` names the attempt: its first 32 bits are the second in which it
@@ -132,8 +124,7 @@ impl LocalLogs {
         let begin = |channel, path| {
             let id = LogId { host: self.host, number, channel };
             let log = LogResource { instance: instance.clone(), id };
-            let (growth, _) = watch::channel(Growth::Growing);
-            let growing = Arc::new(Growing { path, growth, writer: None });
+            let growing = Growing::new(path, None);
             self.table().growing.insert(log.clone(), Arc::clone(&growing));
             (log, growing)
         };
@@ -141,16 +132,18 @@ impl LocalLogs {
         ActionLogs { logs: Arc::clone(self), open: Some(both) }
     }
 
-    /// Reads a log that has ended, wherever it grew.
+    /// Reads a log that does not grow here, wherever it grew: one that has ended, or else what a journal has of it, after which
+    /// it is [cut](LogError::Cut).
     ///
     /// # Errors
     /// As [`Logs::read`].
-    pub async fn read_ended(&self, log: &LogResource, offset: u64) -> Result<LogBytes, LogError> {
+    pub async fn read_left(&self, log: &LogResource, offset: u64) -> Result<LogBytes, LogError> {
         let known = self.table().ended.get(log).copied();
-        let digest = match known {
-            Some(digest) => digest,
-            None => self.pages.find(log).await?.ok_or(LogError::Unknown)?,
+        let found = match known {
+            Some(digest) => Some(digest),
+            None => self.pages.find(log).await?,
         };
+        let Some(digest) = found else { return self.journal.read(log, offset).await };
         let len = digest.size_bytes();
         if offset > len {
             return Err(LogError::OutOfRange { offset, len });
@@ -160,12 +153,18 @@ impl LocalLogs {
         Ok(blob.into_stream().map_err(LogError::from).boxed())
     }
 
-    /// A log has become a blob.
-    fn ended(&self, log: &LogResource, growing: &Growing, digest: Digest) {
+    /// A log has become a blob, which a page is to name or not.
+    pub(super) fn ended(
+        &self,
+        log: &LogResource,
+        growing: &Growing,
+        digest: Digest,
+        is_named: bool,
+    ) {
+        // First: from now on no entry of the journal counts on it.
         growing.growth.send_replace(Growth::Ended(digest.size_bytes()));
-        // Nobody looks for long for what is empty.
-        if !digest.is_empty() {
-            self.pages.note(log, digest);
+        if !(is_named && self.pages.note(log, digest)) {
+            self.journal.forget([log]);
         }
         let mut table = self.table();
         table.forget(log, growing);
@@ -182,62 +181,70 @@ impl LocalLogs {
         let len = fs::symlink_metadata(&growing.path).map_or(0, |metadata| metadata.len());
         growing.growth.send_replace(Growth::Cut(len));
         self.table().forget(log, growing);
+        // As of an action whose output was never stored, nothing is left of it.
+        self.journal.forget([log]);
     }
 
-    /// Writes down what has ended, and ends what nobody writes any more, as long as it is polled.
-    async fn keep(&self) {
+    /// Writes down what has ended, and ends what nobody writes any more, until the word to stop comes; then once more.
+    async fn write_down(self: Arc<Self>, stop: Stop) {
         let mut ticks = time::interval(FLUSH_EVERY);
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
+        // What is being written down is never interrupted.
+        while stop.until_requested(ticks.tick()).await.is_some() {
             for (log, growing) in self.idle() {
                 if let Err(error) = self.finish(&log, &growing).await {
                     tracing::warn!(%log, %error, "cannot store a log that nobody writes any more");
                 }
             }
-            self.pages.flush().await;
+            self.flush().await;
         }
+        self.flush().await;
+    }
+
+    async fn flush(&self) {
+        self.journal.forget(&self.pages.flush().await);
+        self.journal.sweep().await;
+    }
+
+    /// Keeps the journal until the word to stop comes; then once more, for what clients write: it stays there, cut.
+    async fn keep_journal(self: Arc<Self>, stop: Stop) {
+        let (mut pause, mut is_failing) = (MIN_JOURNAL_PERIOD, false);
+        while stop.until_requested(time::sleep(pause)).await.is_some() {
+            let begun = Instant::now();
+            let growing = self.table().growing.clone();
+            let kept = self.journal.keep(growing.into_iter().collect()).await;
+            let took = begun.elapsed();
+            pause = match kept {
+                Ok(true) => Duration::ZERO,
+                _ => JOURNAL_WITHIN.saturating_sub(YOUNG + took + took).max(MIN_JOURNAL_PERIOD),
+            };
+            if let Err(error) = &kept
+                && !is_failing
+            {
+                tracing::warn!(%error, "cannot keep a journal of what actions print: it dies with this node");
+            }
+            is_failing = kept.is_err();
+        }
+        while let Ok(true) = self.journal.keep(self.open()).await {}
+    }
+
+    /// What clients write.
+    fn open(&self) -> Vec<(LogResource, Arc<Growing>)> {
+        self.written_if(|_| true)
     }
 
     fn idle(&self) -> Vec<(LogResource, Arc<Growing>)> {
-        let is_idle = |growing: &Growing| {
-            growing.writer.as_ref().is_some_and(|writer| {
-                let state = writer.state();
-                state.has_ended || state.touched.elapsed() > IDLE_AFTER
-            })
-        };
+        self.written_if(Writer::is_idle)
+    }
+
+    fn written_if(&self, condition: impl Fn(&Writer) -> bool) -> Vec<(LogResource, Arc<Growing>)> {
         let table = self.table();
-        let idle = table.growing.iter().filter(|(_, growing)| is_idle(growing));
-        idle.map(|(log, growing)| (log.clone(), Arc::clone(growing))).collect()
+        let wanted = |growing: &Growing| growing.writer.as_ref().is_some_and(&condition);
+        let wanted = table.growing.iter().filter(|(_, growing)| wanted(growing));
+        wanted.map(|(log, growing)| (log.clone(), Arc::clone(growing))).collect()
     }
 
-    /// The log that is written, if the token is right.
-    fn writing(&self, log: &LogWriteResource) -> Result<Arc<Growing>, LogError> {
-        let growing = self.table().growing.get(&log.log).cloned().ok_or(LogError::Unknown)?;
-        match &growing.writer {
-            Some(writer) if writer.token == log.token => Ok(growing),
-            _ => Err(LogError::Unknown),
-        }
-    }
-
-    /// Makes a blob of a log that is written no more.
-    async fn finish(&self, log: &LogResource, growing: &Arc<Growing>) -> Result<(), LogError> {
-        let cas = self.instances.get(&log.instance).cas;
-        let path = growing.path.clone();
-        let hashed = blocking("hashing a log", move || {
-            HashedFile::hash(Function::Sha256, &path)
-                .map_err(|error| Error::unavailable("hashing a log", error))
-        })
-        .await?;
-        let (digest, path) = (hashed.digest(), growing.path.clone());
-        cas.put(digest, hashed.into()).await?;
-        self.ended(log, growing, digest);
-        // It may have been moved into the store.
-        let _ = fs::remove_file(path);
-        Ok(())
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -248,15 +255,8 @@ impl Table {
         if self.growing.remove(log).is_some()
             && let Some(writer) = &growing.writer
         {
-            self.written -= 1;
-            self.written_bytes -= writer.state().len;
+            self.written.forget(writer);
         }
-    }
-}
-
-impl Writer {
-    fn state(&self) -> MutexGuard<'_, WriterState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -270,7 +270,11 @@ impl Logs for LocalLogs {
             let opened = tail::open(&growing.path).await;
             let is_growing = *growth.borrow_and_update() == Growth::Growing;
             match opened {
-                Ok(file) if is_growing => return Ok(tail::follow(file, offset, growth)),
+                Ok(file) if is_growing => {
+                    // An action ends by itself, or is ended.
+                    let stop = growing.writer.is_some().then(|| self.leaving.clone());
+                    return Ok(tail::follow(file, offset, growth, stop));
+                }
                 // It is on its way into the store.
                 Err(error) if is_growing => {
                     match time::timeout(STORED_WITHIN, growth.changed()).await {
@@ -282,108 +286,20 @@ impl Logs for LocalLogs {
                 _ => {}
             }
         }
-        self.read_ended(log, offset).await
+        self.read_left(log, offset).await
     }
 
     async fn create(&self, instance: &InstanceName) -> Result<LogWriteResource, LogError> {
-        let random = uuid::Uuid::new_v4().as_u128() & ((1 << 96) - 1);
-        let began = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        let number = u128::from(began as u32) << 96 | random;
-        let id = LogId { host: self.host, number, channel: Channel::Written };
-        let log = LogResource { instance: instance.clone(), id };
-        let path = self.folder.join(id.to_string());
-        let file = {
-            let path = path.clone();
-            let make = move || OpenOptions::new().write(true).create_new(true).open(&path);
-            let made = move || make().map_err(|error| Error::unavailable("making a log", error));
-            blocking("making a log", made).await?
-        };
-        let state = WriterState { file, len: 0, touched: Instant::now(), has_ended: false };
-        let token = uuid::Uuid::new_v4().as_u128();
-        let writer = Some(Writer { token, state: Mutex::new(state) });
-        let (growth, _) = watch::channel(Growth::Growing);
-        let mut table = self.table();
-        if table.written >= MAX_WRITTEN {
-            let _ = fs::remove_file(&path);
-            return Err(LogError::Full(format!("{MAX_WRITTEN} logs are written already")));
-        }
-        table.written += 1;
-        table.growing.insert(log.clone(), Arc::new(Growing { path, growth, writer }));
-        Ok(LogWriteResource { log, token })
+        self.create_written(instance).await
     }
 
     async fn append(&self, log: &LogWriteResource, piece: LogPiece) -> Result<Written, LogError> {
-        let growing = match self.writing(log) {
-            Ok(growing) => growing,
-            Err(error) => {
-                // Who writes it shows so by knowing its token, which nobody remembers any more; what has ended can be said.
-                let has_ended = self.table().ended.contains_key(&log.log);
-                return Err(if has_ended { LogError::Ended } else { error });
-            }
-        };
-        self.take_room(&growing, &piece)?;
-        let (taken, is_last) = (piece.data.len() as u64, piece.is_last);
-        let writing = Arc::clone(&growing);
-        let wrote = blocking("appending to a log", move || Ok(write(&writing, &piece))).await?;
-        let committed = match wrote {
-            Ok(committed) => committed,
-            Err(error) => {
-                self.table().written_bytes -= taken;
-                return Err(error);
-            }
-        };
-        growing.growth.send_modify(|_| {});
-        if is_last {
-            self.finish(&log.log, &growing).await?;
-        }
-        Ok(Written { committed, has_ended: is_last })
+        self.append_written(log, piece).await
     }
 
     async fn written(&self, log: &LogWriteResource) -> Result<Written, LogError> {
-        match self.writing(log) {
-            Ok(growing) => {
-                let state = growing.writer.as_ref().map(Writer::state).ok_or(LogError::Unknown)?;
-                Ok(Written { committed: state.len, has_ended: state.has_ended })
-            }
-            Err(error) => match self.table().ended.get(&log.log) {
-                Some(digest) => Ok(Written { committed: digest.size_bytes(), has_ended: true }),
-                None => Err(error),
-            },
-        }
+        self.how_far(log)
     }
-}
-
-impl LocalLogs {
-    fn take_room(&self, growing: &Growing, piece: &LogPiece) -> Result<(), LogError> {
-        let bytes = piece.data.len() as u64;
-        let len = growing.writer.as_ref().map_or(0, |writer| writer.state().len);
-        if len + bytes > MAX_LOG_BYTES {
-            return Err(LogError::Full(format!("a log has {MAX_LOG_BYTES} bytes at the most")));
-        }
-        let mut table = self.table();
-        if table.written_bytes + bytes > MAX_WRITTEN_BYTES {
-            return Err(LogError::Full(format!("all logs have {MAX_WRITTEN_BYTES} bytes by now")));
-        }
-        table.written_bytes += bytes;
-        Ok(())
-    }
-}
-
-/// Appends to a file; blocks.
-fn write(growing: &Growing, piece: &LogPiece) -> Result<u64, LogError> {
-    let mut state = growing.writer.as_ref().ok_or(LogError::Unknown)?.state();
-    if state.has_ended {
-        return Err(LogError::Ended);
-    }
-    if piece.offset != state.len {
-        return Err(LogError::WrongOffset { committed: state.len });
-    }
-    let wrote = state.file.write_all_at(&piece.data, state.len);
-    wrote.map_err(|error| Error::unavailable("appending to a log", error))?;
-    state.len += piece.data.len() as u64;
-    state.touched = Instant::now();
-    state.has_ended = piece.is_last;
-    Ok(state.len)
 }
 
 /// The logs of an action that runs. Dropped before its end, they were cut.
@@ -395,9 +311,11 @@ pub struct ActionLogs {
 impl ActionLogs {
     /// The action has ended and its output is stored, or about to be: blobs of this size.
     pub fn end(mut self, stdout: Digest, stderr: Digest) {
+        // Nobody looks for long for what is empty, but where there is a page anyway it costs nothing.
+        let is_named = !(stdout.is_empty() && stderr.is_empty());
         let open = self.open.take().into_iter().flatten();
         for ((log, growing), digest) in open.zip([stdout, stderr]) {
-            self.logs.ended(&log, &growing, digest);
+            self.logs.ended(&log, &growing, digest, is_named);
         }
     }
 }

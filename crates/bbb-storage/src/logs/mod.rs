@@ -1,16 +1,20 @@
 //! Logs: sequences of bytes that are read while they grow.
 //!
 //! The seam is [`Logs`]; [`LocalLogs`] has the logs that grow on this node. A log that has ended is a blob, and a *page*
-//! tells which: pages are small objects that gather what ended within a second, found by when a log began.
+//! tells which: pages are small objects that gather what ended within a second, found by when a log began. What a log got
+//! that still grows is in its node's *journal* within a second, and read from there when the node is gone.
 //!
 //! Promises: a reader waits for more until the log has ended, and gets no byte after its end; however many read, and however
 //! slowly, nobody else is held up and no more than a piece for each is in memory; instances are walls.
 //!
 //! The room knows nothing of who asks, nor of other nodes.
 
+mod growing;
+mod journal;
 mod local;
 mod pages;
 mod tail;
+mod written;
 
 use std::fmt;
 
@@ -22,7 +26,10 @@ use futures::stream::BoxStream;
 
 use crate::Error;
 
-pub use local::{ActionLogs, LocalLogs};
+pub(crate) use journal::MAX_ENTRY_BYTES;
+pub use journal::{EntryName, JournalFolder, JournalStore};
+pub use local::{ActionLogs, LocalLogs, LogStores};
+pub use pages::PagesOf;
 
 /// What can go wrong with a log, by what the caller does next.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +60,9 @@ pub enum LogError {
     /// The log was cut: what came is all there will be, though more was written.
     #[error("the log was cut: what ran did not come to its end, or its node was lost")]
     Cut,
+    /// This node takes its leave: go on where it was through another one.
+    #[error("this node is about to stop: go on through another one")]
+    Leaving,
     /// The store, or the node that has the log, has met a fault.
     #[error("the log cannot be read or written now")]
     Storage(#[from] Error),

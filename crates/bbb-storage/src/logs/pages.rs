@@ -27,7 +27,7 @@ const MAX_IN_PAGE: usize = 4096;
 const MAX_PAGES: u32 = 1024;
 
 /// Gives the place of an instance's pages.
-pub(super) type PagesOf = Box<dyn Fn(&InstanceName) -> Arc<dyn ActionCache> + Send + Sync>;
+pub type PagesOf = Box<dyn Fn(&InstanceName) -> Arc<dyn ActionCache> + Send + Sync>;
 
 /// Those that belong together: the instance, the node and the second in which they began.
 type Group = (InstanceName, LogHost, u32);
@@ -48,30 +48,39 @@ impl Pages {
         Self { of, waiting: Mutex::default() }
     }
 
-    /// Has a log named by the next page.
-    pub(super) fn note(&self, log: &LogResource, digest: Digest) {
+    /// Has a log named by the next page. False if too many wait for that.
+    pub(super) fn note(&self, log: &LogResource, digest: Digest) -> bool {
         let mut waiting = self.waiting();
         if waiting.count >= MAX_WAITING {
             tracing::warn!(%log, "too many logs wait to be written down: it will not be found for long");
-            return;
+            return false;
         }
         waiting.count += 1;
         waiting.groups.entry(group(log)).or_default().push((log.id, digest));
+        true
     }
 
-    /// Writes down all that waits. What cannot be written waits on.
-    pub(super) async fn flush(&self) {
+    /// Writes down all that waits. What cannot be written waits on. Returns what was written down.
+    pub(super) async fn flush(&self) -> Vec<LogResource> {
         let groups = mem::take(&mut *self.waiting()).groups;
+        let mut flushed = Vec::new();
         for (group, logs) in groups {
             for part in logs.chunks(MAX_IN_PAGE) {
-                if let Err(error) = self.write(&group, part).await {
-                    tracing::warn!(%error, "cannot write down which logs have ended");
-                    let mut waiting = self.waiting();
-                    waiting.count += part.len();
-                    waiting.groups.entry(group.clone()).or_default().extend_from_slice(part);
+                match self.write(&group, part).await {
+                    Ok(()) => {
+                        let named = part.iter().map(|(id, _)| (group.0.clone(), *id));
+                        flushed.extend(named.map(|(instance, id)| LogResource { instance, id }));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot write down which logs have ended");
+                        let mut waiting = self.waiting();
+                        waiting.count += part.len();
+                        waiting.groups.entry(group.clone()).or_default().extend_from_slice(part);
+                    }
                 }
             }
         }
+        flushed
     }
 
     async fn write(&self, group: &Group, logs: &[(LogId, Digest)]) -> Result<()> {

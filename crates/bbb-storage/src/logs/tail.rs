@@ -2,11 +2,12 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc, time::Duration};
 
+use bbb_lifecycle::Stop;
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use tokio::{sync::watch, time};
 
-use super::{LogBytes, LogError};
+use super::{LogBytes, LogError, growing::Growth};
 use crate::{Error, blocking::blocking};
 
 /// How many bytes are read at a time: all that a reader has in memory.
@@ -15,53 +16,44 @@ const PIECE_BYTES: usize = 256 << 10;
 /// How often a file is looked at that somebody reads and that others append to.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Where the file of a log stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Growth {
-    /// More may come.
-    Growing,
-    /// It has ended, with so many bytes in all.
-    Ended(u64),
-    /// Nothing will come after so many bytes, though more was written.
-    Cut(u64),
-}
-
-impl Growth {
-    const fn end(self) -> Option<u64> {
-        match self {
-            Self::Growing => None,
-            Self::Ended(len) | Self::Cut(len) => Some(len),
-        }
-    }
-}
-
 /// A reader that follows a file.
 struct Tail {
     file: Arc<File>,
     offset: u64,
     growth: watch::Receiver<Growth>,
+    /// When to give up, if nobody will append to it then.
+    stop: Option<Stop>,
 }
 
 /// Opens the file of a log that grows, never through a symbolic link.
 pub(super) async fn open(path: &Path) -> Result<Arc<File>, LogError> {
-    use rustix::fs::{Mode, OFlags};
     let path = path.to_owned();
     let opened = blocking("opening a log", move || {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&path, flags, Mode::empty()).map(File::from);
-        let fault = |error: io::Error| Error::unavailable("opening a log", error);
-        let file = opened.map_err(|error| fault(error.into()))?;
-        match file.metadata().map_err(fault)?.is_file() {
-            true => Ok(Arc::new(file)),
-            false => Err(fault(io::ErrorKind::InvalidData.into())),
-        }
+        let opened = open_blocking(&path).map(Arc::new);
+        opened.map_err(|error| Error::unavailable("opening a log", error))
     });
     Ok(opened.await?)
 }
 
-/// The bytes of a file from an offset on, until it has ended.
-pub(super) fn follow(file: Arc<File>, offset: u64, growth: watch::Receiver<Growth>) -> LogBytes {
-    let tail = Tail { file, offset, growth };
+/// The same, for who may block.
+pub(super) fn open_blocking(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// The bytes of a file from an offset on, until it has ended; or until `stop`, if there is one.
+pub(super) fn follow(
+    file: Arc<File>,
+    offset: u64,
+    growth: watch::Receiver<Growth>,
+    stop: Option<Stop>,
+) -> LogBytes {
+    let tail = Tail { file, offset, growth, stop };
     stream::try_unfold(
         tail,
         |mut tail| async move { Ok(tail.next().await?.map(|piece| (piece, tail))) },
@@ -87,6 +79,9 @@ impl Tail {
             match growth {
                 Growth::Ended(len) if self.offset >= len => return Ok(None),
                 Growth::Ended(_) | Growth::Cut(_) => return Err(LogError::Cut),
+                Growth::Growing if self.stop.as_ref().is_some_and(Stop::is_requested) => {
+                    return Err(LogError::Leaving);
+                }
                 Growth::Growing => {
                     // Who ends the log says so; who appends to it may not. If whoever has the log is gone, it was cut.
                     if let Ok(Err(_)) = time::timeout(LOOK_EVERY, self.growth.changed()).await {

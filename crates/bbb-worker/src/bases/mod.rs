@@ -30,6 +30,7 @@ use tokio::sync::OnceCell;
 use crate::{
     error::{Error, blocking},
     fill::{Filling, lay_out},
+    ladder::Means,
     layer::Layer,
     place::Place,
 };
@@ -84,6 +85,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) instance: &'a InstanceName,
     pub(crate) stores: &'a Stores,
     pub(crate) links: &'a dyn LocalFiles,
+    pub(crate) means: Means,
     pub(crate) concurrency: usize,
 }
 
@@ -254,6 +256,7 @@ impl Bases {
             layer,
             stores: sources.stores,
             links: Some(sources.links),
+            means: sources.means,
             concurrency: sources.concurrency,
             to: base.tree(),
             blobs: base.blobs(),

@@ -128,6 +128,7 @@ impl House {
             instance: &InstanceName::default(),
             stores: &self.stores,
             links: &*self.files,
+            means: Means::default(),
             concurrency: 4,
         };
         self.bases.ground(tree, sources).await
@@ -191,7 +192,8 @@ async fn no_instance_stands_on_what_another_staged() {
     let _ground = house.ground(&tree).await.unwrap().unwrap();
     let other = "other".parse::<InstanceName>().unwrap();
     let (stores, links) = (&house.stores, &*house.files);
-    let sources = Sources { instance: &other, stores, links, concurrency: 4 };
+    let means = Means::default();
+    let sources = Sources { instance: &other, stores, links, means, concurrency: 4 };
     let _other = house.bases.ground(&tree, sources).await.unwrap().unwrap();
     assert_eq!(house.folders(), 2);
 }

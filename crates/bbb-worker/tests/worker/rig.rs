@@ -208,9 +208,27 @@ impl Rig {
         Self::start(mode, tier, change).await.unwrap()
     }
 
+    /// A rig with namespaces, on what could be a machine without overlays.
+    pub(crate) async fn without_overlays() -> Self {
+        let mut config = Config::new(PathBuf::new());
+        config.mode = Mode::Namespaces;
+        config.overlays = false;
+        Self::build(config, Tier::Disk, |_| {}).await.unwrap()
+    }
+
     /// A rig, unless its worker refuses its settings.
     pub(crate) async fn start(
         mode: Mode,
+        tier: Tier,
+        change: impl FnOnce(&mut Settings),
+    ) -> io::Result<Self> {
+        let mut config = Config::new(PathBuf::new());
+        config.mode = mode;
+        Self::build(config, tier, change).await
+    }
+
+    async fn build(
+        mut config: Config,
         tier: Tier,
         change: impl FnOnce(&mut Settings),
     ) -> io::Result<Self> {
@@ -235,8 +253,7 @@ impl Rig {
         };
         let instances = Arc::new(Instances::new(build));
         let stores = instances.get(&InstanceName::default());
-        let mut config = Config::new(disk.scratch());
-        config.mode = mode;
+        config.folders = vec![disk.scratch()];
         config.launcher = Some(env!("CARGO_BIN_EXE_bbb-worker-launcher").into());
         let sandbox = Arc::new(bbb_sandbox::start(config).await.unwrap());
         let mut settings = Settings::new("worker-1", disk.scratch().join("actions"));

@@ -154,34 +154,14 @@ impl Settings {
             cache_size_bytes: cache_size(flags, &cache_dir)?,
             cache_dir,
             memory_bytes: memory(flags, machine)?,
-            worker_slots: parse_count(
-                "worker_slots",
-                flags.worker_slots.as_deref(),
-                0,
-                0..=MAX_WORKER_SLOTS,
-            )?,
-            download_concurrency: parse_count(
-                "download_concurrency",
-                flags.download_concurrency.as_deref(),
-                10,
-                1..=MAX_CONCURRENCY,
-            )?,
+            worker_slots: worker_slots(flags)?,
+            download_concurrency: download_concurrency(flags)?,
             platform: platform(&flags.platform)?,
             sandbox,
             sandbox_network,
             sandbox_folders,
-            action_timeout: parse_timeout(
-                "action_timeout",
-                flags.action_timeout.as_deref(),
-                HOUR,
-                false,
-            )?,
-            drain_timeout: parse_timeout(
-                "drain_timeout",
-                flags.drain_timeout.as_deref(),
-                HOUR / 12,
-                true,
-            )?,
+            action_timeout: action_timeout(flags)?,
+            drain_timeout: drain_timeout(flags)?,
             client_results: parse_flag("client_results", flags.client_results.as_deref(), true)?,
             fetch,
             bucket: bucket::resolve(flags)?,
@@ -302,4 +282,21 @@ fn memory(flags: &Flags, machine: &Machine) -> Result<u64, Refusal> {
         Some(text) => parse_size("memory", text, machine.memory_bytes, MIN_MEMORY),
         None => Ok(machine.default_memory_bytes().max(MIN_MEMORY)),
     }
+}
+
+fn worker_slots(flags: &Flags) -> Result<usize, Refusal> {
+    parse_count("worker_slots", flags.worker_slots.as_deref(), 0, 0..=MAX_WORKER_SLOTS)
+}
+
+fn download_concurrency(flags: &Flags) -> Result<usize, Refusal> {
+    let given = flags.download_concurrency.as_deref();
+    parse_count("download_concurrency", given, 10, 1..=MAX_CONCURRENCY)
+}
+
+fn action_timeout(flags: &Flags) -> Result<Duration, Refusal> {
+    parse_timeout("action_timeout", flags.action_timeout.as_deref(), HOUR, false)
+}
+
+fn drain_timeout(flags: &Flags) -> Result<Duration, Refusal> {
+    parse_timeout("drain_timeout", flags.drain_timeout.as_deref(), HOUR / 12, true)
 }

@@ -24,6 +24,7 @@ use tokio::time::{self, Instant};
 use super::{
     super::{
         existence::Id,
+        journal::JOURNAL,
         keys::Kind,
         retry::Failure,
         stats::BucketStats,
@@ -61,6 +62,9 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long the lease may take to be released at the end.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many of each kind of such things are dropped in a round.
+const MAX_DROPPED: usize = 32 * LIST_PAGE;
 
 /// After this, what was put down for a moment was left behind.
 const MOMENT: Duration = Duration::from_secs(3600);
@@ -282,6 +286,7 @@ impl Collector {
             (LISTS, MOMENT),
             ("probe", MOMENT),
             ("quarantine", life.policy.deletable(Kind::Blob)),
+            (JOURNAL, life.policy.deletable(Kind::Log)),
         ];
         for (name, ttl) in left {
             let listed = life.store.list(life.keys.meta(name));
@@ -289,7 +294,7 @@ impl Collector {
                 let is_old = life.clock.age(meta.last_modified.into()) > ttl;
                 std::future::ready(Ok(is_old.then_some(meta.location)))
             });
-            let old: Result<Vec<_>, _> = old.take(LIST_PAGE).try_collect().await;
+            let old: Result<Vec<_>, _> = old.take(MAX_DROPPED).try_collect().await;
             if let Ok(old) = old
                 && !old.is_empty()
             {

@@ -212,6 +212,11 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     }
     let left = keys().meta("aside/left");
     store.put(&left, "x".into()).await.unwrap();
+    let journal = ["journal/a/old", "journal/a/young"].map(|name| keys().meta(name));
+    for (key, days) in journal.iter().zip([7, 5]) {
+        store.put(key, "x".into()).await.unwrap();
+        store.age(key, days * day);
+    }
     let count = async |kind| {
         let keys_here = store.keys().await;
         let kinds = keys_here.iter().filter_map(|key| keys().parse(key));
@@ -224,7 +229,11 @@ async fn the_dead_go_results_first_and_the_rest_stays() {
     assert_eq!(count(Kind::Log).await, 1250);
     assert_eq!(stats(&life).expired, 2 * 1250);
     assert_eq!(stats(&life).rounds, 1);
-    assert!(!store.keys().await.contains(&left));
+    let there = store.keys().await;
+    assert_eq!(
+        [&left, &journal[0], &journal[1]].map(|key| there.contains(key)),
+        [false, false, true]
+    );
     // The blobs follow at 3E/2 and the margin.
     time::sleep(6 * day).await;
     assert_eq!((count(Kind::Result).await, count(Kind::Blob).await), (1250, 1250));

@@ -147,8 +147,8 @@ pub(super) const ESCAPES: &[Case] = &[
     },
 ];
 
-/// What they do to their inputs, and to what is theirs.
-pub(super) const INPUTS: &[Case] = &[
+/// What they do to inputs that are their own, or seem to be.
+pub(super) const CHANGES: &[Case] = &[
     both(
         "writes through a hard link",
         "ln in link; chmod 666 link; echo harm >>link; cat in",
@@ -169,6 +169,54 @@ pub(super) const INPUTS: &[Case] = &[
         DONE,
     ),
     both("changes all modes", "chmod -R 777 .; chmod -R a-rwx .; echo done", &[], DONE),
+];
+
+/// The same where inputs are somebody else's: nothing comes of it.
+pub(super) const REFUSED_CHANGES: &[Case] = &[
+    both(
+        "writes through a hard link",
+        "exec 2>/dev/null; ln in link; chmod 666 in link; echo harm >>link; echo harm >>in; cat in",
+        &["link"],
+        Says("input\n"),
+    ),
+    both(
+        "writes through an open file",
+        r"exec 2>/dev/null; chmod u+w in; (exec 4<>in) && echo open; exec 5<in; rm in; (echo harm >&5) && echo written
+        (echo harm >>/dev/fd/5) && echo reopened; echo done",
+        &[],
+        DONE,
+    ),
+    both(
+        "writes in place, truncates and touches",
+        r"exec 2>/dev/null; chmod -R u+w .; dd if=/dev/zero of=in bs=1 count=3 conv=notrunc && echo written
+        (: >dir/a) && echo truncated; truncate -s 0 dir/a && echo truncated; touch -d 1980-01-01 dir/sub/b && echo touched
+        touch run.sh && echo touched; chown 1000 in && echo owned; cat in dir/a dir/sub/b",
+        &["in", "dir"],
+        Says("input\na\nb\n"),
+    ),
+    both(
+        "changes all modes",
+        "exec 2>/dev/null; chmod -R 777 .; stat -c %a in run.sh dir; chmod -R a-rwx .; echo done",
+        &[],
+        Says("444\n555\n777\ndone\n"),
+    ),
+    both(
+        "renames over an input, and to an output",
+        "echo new >n; mv -f n dir/a; mv -f in out; mv -f run.sh dir/sub/b; cat dir/a out; dir/sub/b",
+        &["out", "dir"],
+        Says("new\ninput\nran\n"),
+    ),
+    both(
+        "gives a directory away and takes it back",
+        "mv dir d; mkdir dir; mv d/a dir/a; rm -rf d; chmod 0 dir; chmod 700 dir; cat dir/a",
+        &["dir"],
+        Says("a\n"),
+    ),
+    both("keeps others from an input by a lock", "flock in true && echo done", &[], DONE),
+];
+
+/// What they do to the names of their inputs, and to what is theirs.
+pub(super) const INPUTS: &[Case] = &[
     both(
         "renames inputs",
         "mv dir moved; mv in moved/in; mv moved/sub sub; cat moved/a moved/in sub/b",

@@ -4,6 +4,7 @@
 
 mod cases;
 mod hogs;
+mod rungs;
 mod trial;
 
 use bbb_digest::Digest;

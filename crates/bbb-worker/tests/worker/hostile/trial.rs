@@ -15,7 +15,7 @@ use bbb_scheduler::Outcome;
 use bbb_worker::{Executor as _, Report};
 use prost::Message as _;
 
-use super::cases::{Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
+use super::cases::{CHANGES, Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
 use crate::{
     rig::{FUNCTION, Rig, Tree, command},
     unprivileged::run_as_nobody,
@@ -256,9 +256,18 @@ fn rand_of(path: &Path) -> u32 {
 }
 
 async fn try_all(rig: Rig, mode: Mode, spare: usize) {
+    try_some(rig, mode, spare, &[ESCAPES, CHANGES, INPUTS, DAEMONS, OUTPUTS]).await;
+}
+
+/// Tries what can be done to inputs: to their names, and these changes.
+pub(super) async fn try_inputs(rig: Rig, changes: &[Case]) {
+    try_some(rig, Mode::Namespaces, 0, &[changes, INPUTS]).await;
+}
+
+async fn try_some(rig: Rig, mode: Mode, spare: usize, tables: &[&[Case]]) {
     let mut trial = Trial::new(rig, mode, spare).await;
     let mut wrong = Vec::new();
-    for cases in [ESCAPES, INPUTS, DAEMONS, OUTPUTS] {
+    for cases in tables {
         wrong.extend(trial.run(cases).await);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
