@@ -8,6 +8,7 @@
 
 mod assets;
 mod credentials;
+mod directory;
 mod download;
 mod failure;
 mod flight;
