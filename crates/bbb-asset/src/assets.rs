@@ -170,26 +170,38 @@ impl Assets {
         Self(Arc::new(shared))
     }
 
-    /// Finds an asset: remembered, or fetched.
+    /// Finds an asset that is remembered.
+    ///
+    /// # Errors
+    /// A fault of the store.
+    pub async fn find(&self, fetch: &Fetch, now: SystemTime) -> Result<Option<Found>, FetchError> {
+        match self.0.look_up(fetch, now).await? {
+            LookedUp::Found(found) => Ok(Some(found)),
+            LookedUp::Stale(_) => Ok(None),
+        }
+    }
+
+    /// Fetches an asset that was not found a moment ago, or waits for the fetch of it that is under way.
     ///
     /// # Errors
     /// As [`FetchError`] has them.
     pub async fn fetch(&self, fetch: Fetch, now: SystemTime) -> Result<Found, FetchError> {
-        let looked_up = self.0.look_up(&fetch, now).await?;
-        let stale = match looked_up {
-            LookedUp::Found(found) => return Ok(found),
-            LookedUp::Stale(stale) => stale,
-        };
         if !fetch.qualifiers.unsupported().is_empty() {
             return Err(FetchError::Unsupported(fetch.qualifiers.unsupported().to_vec()));
         }
-        if fetch.uris.iter().all(|uri| uri.url().is_none()) {
+        if !fetch.has_origin() {
             let what = "nobody pushed it here, and it is called by no http or https URL".to_owned();
             return Err(FetchError::Outside { failed: Failed::NotFound, uri: 0, what });
         }
-        let (key, oldest) = (fetch.flight(), fetch.oldest);
+        let (key, oldest) = (fetch.key(), fetch.oldest);
         let shared = Arc::clone(&self.0);
-        let start = || async move { shared.fetch_anew(fetch, stale, now).await };
+        let start = || async move {
+            // Another fetch may have come to its end since, here or on another node.
+            match shared.look_up(&fetch, now).await? {
+                LookedUp::Found(found) => Ok(found),
+                LookedUp::Stale(stale) => shared.fetch_anew(fetch, stale, now).await,
+            }
+        };
         self.0.flights.join(key, now, oldest, start).await?
     }
 
@@ -259,7 +271,7 @@ impl Shared {
         stale: Vec<(usize, Record)>,
         now: SystemTime,
     ) -> Result<Found, FetchError> {
-        let timeout = fetch.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT);
+        let timeout = fetch.longest();
         let mut stories = Stories::default();
         let tried = async {
             for (index, uri) in fetch.uris.iter().enumerate() {
@@ -322,7 +334,9 @@ impl Shared {
                     "it says that nothing has changed, unasked",
                 ));
             }
-            (Got::Bytes(spooled, validators), _) => (self.keep(fetch, spooled).await?, validators),
+            (Got::Bytes(spooled, validators), _) => {
+                (self.take_in(fetch, spooled).await?, validators)
+            }
         };
         let record = fetched(fetch.kind, content, validators, now);
         if fetch.qualifiers.may_be_shared() {
@@ -333,7 +347,7 @@ impl Shared {
     }
 
     /// Stores what was downloaded: as it is, or what is in it.
-    async fn keep(&self, fetch: &Fetch, spooled: Spooled) -> Result<Digest, Failure> {
+    async fn take_in(&self, fetch: &Fetch, spooled: Spooled) -> Result<Digest, Failure> {
         let cas = self.instances.get(&fetch.instance).cas;
         match fetch.kind {
             Kind::Blob => {
@@ -363,8 +377,19 @@ fn fetched(kind: Kind, content: Digest, validators: Validators, since: SystemTim
 }
 
 impl Fetch {
-    /// What tells the fetches apart that are not one. Kept for as long as they run.
-    fn flight(&self) -> Digest {
+    /// Whether there is any origin to ask, in a way that is known.
+    pub fn has_origin(&self) -> bool {
+        self.qualifiers.unsupported().is_empty() && self.uris.iter().any(|uri| uri.url().is_some())
+    }
+
+    /// How long fetching it may take.
+    pub fn longest(&self) -> Duration {
+        self.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT)
+    }
+
+    /// What tells the fetches apart that are not one, on all nodes. It is kept for as long as they run, and nowhere else: the
+    /// credentials are part of it.
+    pub fn key(&self) -> Digest {
         let mut bytes = format!("{:?}", self.instance).into_bytes();
         let credentials = self.qualifiers.credentials().fingerprint();
         bytes.extend_from_slice(credentials.hash());

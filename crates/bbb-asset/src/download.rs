@@ -1,6 +1,7 @@
 //! The download of one URL: redirects followed, what breaks off taken up again, the bytes checked.
 
 use std::{
+    io::ErrorKind,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -81,6 +82,10 @@ impl From<HopError> for Trouble {
         let text = story(&error);
         match error {
             HopError::Refused(_) => Self::last(Failed::Denied, text),
+            // So TLS says that something is wrong, and not merely broken off.
+            HopError::Unreachable { source, .. } if source.kind() == ErrorKind::InvalidData => {
+                Self::last(Failed::Aborted, text)
+            }
             HopError::Unreachable { .. } | HopError::Broken { .. } => {
                 Self::passing(Failed::Aborted, text)
             }

@@ -14,9 +14,13 @@ use std::{
 };
 
 use bbb_asset::{Failed, FetchError};
+use bbb_lifecycle::TaskGroup;
 use futures::future::join_all;
 use rig::{LIMIT_BYTES, Rig, Server, everything_at, ok, redirect, send, sri, wanted, with_headers};
-use tokio::io::AsyncWriteExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 const LOOPBACK: &[&str] = &["127.0.0.1"];
 
@@ -296,7 +300,7 @@ async fn who_is_too_slow_is_left() {
     let rig = Rig::new(LOOPBACK);
     let mut wanted = wanted(&[&server.url("/"), "http://127.0.0.1:1/"], &[]);
     wanted.timeout = Some(Duration::from_millis(200));
-    let failed = rig.assets.fetch(wanted, SystemTime::now()).await.unwrap_err();
+    let failed = rig.find_or_fetch(wanted).await.unwrap_err();
     let FetchError::Outside { failed, uri, what } = failed else { panic!("{failed}") };
     assert_eq!((failed, uri), (Failed::TooLate, 0), "{what}");
     assert_eq!(rig.holds(), (0, 0, 0));
@@ -326,7 +330,7 @@ async fn the_origin_is_asked_whether_it_has_changed() {
     assert_eq!(server.asked().len(), 3);
     let mut newest = wanted(&[&url], pairs);
     newest.oldest = Some(SystemTime::now() + Duration::from_secs(3600));
-    assert_eq!(rig.assets.fetch(newest, SystemTime::now()).await.unwrap(), first);
+    assert_eq!(rig.find_or_fetch(newest).await.unwrap(), first);
     assert_eq!(server.asked().len(), 4);
 }
 
@@ -382,4 +386,87 @@ async fn what_nobody_can_fetch_by_is_named() {
     assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["a.b", "vcs.branch"]);
     assert_eq!(server.asked().len(), 0);
     assert_eq!(rig.failure(&["urn:a:b"], &[]).await.0, Failed::NotFound);
+}
+
+/// An https server of one file, and whom to trust for it.
+async fn https(name: &str) -> (u16, rustls::RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    TaskGroup::new("https").spawn("https", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut asked = [0; 4096];
+            let _ = stream.read(&mut asked).await;
+            let _ = stream.write_all(&ok(b"sealed")).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    (port, roots)
+}
+
+#[tokio::test]
+async fn https_is_for_those_whom_we_trust() {
+    let (port, roots) = https("good.example").await;
+    let everything = || everything_at(Ipv4Addr::LOCALHOST);
+    let rig = Rig::trusting(LOOPBACK, everything(), roots, |origins| origins);
+    let url = format!("https://good.example:{port}/x");
+    assert_eq!(rig.bytes(&rig.fetch(&[&url], &[]).await.unwrap()).await, "sealed");
+    let stranger = Rig::looking_up(LOOPBACK, everything());
+    let bad = format!("https://bad.example:{port}/x");
+    for (rig, url) in [(&stranger, &url), (&rig, &bad)] {
+        let (failed, story) = rig.failure(&[url], &[]).await;
+        assert_eq!(failed, Failed::Aborted, "{story}");
+        assert!(story.contains("certificate"), "{story}");
+    }
+}
+
+/// A proxy on loopback, which carries tunnels to wherever `port` of loopback is, and answers what it is asked for in full.
+async fn proxy(port: u16) -> Server {
+    Server::new(move |mut stream, asked| async move {
+        if asked.header("proxy-authorization") != Some("basic bwu6chc=") {
+            return send(&mut stream, &with_headers("407 Login", &[], b"")).await;
+        }
+        if asked.path.starts_with("http://") {
+            return send(&mut stream, &ok(b"by proxy")).await;
+        }
+        let mut origin = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        send(&mut stream, b"HTTP/1.1 200 Connected\r\n\r\n").await;
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut origin).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_proxy_is_used_where_there_is_one() {
+    let (port, roots) = https("good.example").await;
+    let proxy = proxy(port).await;
+    let address = format!("http://me:pw@{}", proxy.address);
+    let system = bbb_asset::system_lookup;
+    let rig = Rig::trusting(&[], system(), roots.clone(), |origins| origins.through(&address));
+    let plain = rig.fetch(&["http://other.example/a?b#c"], &[]).await.unwrap();
+    assert_eq!(rig.bytes(&plain).await, "by proxy");
+    let tunnelled = rig.fetch(&["https://good.example/x"], &[]).await.unwrap();
+    assert_eq!(rig.bytes(&tunnelled).await, "sealed");
+    let asked: Vec<String> = proxy.asked().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(asked, ["http://other.example/a?b", "good.example:443"]);
+    // It does not lead to where nothing leads.
+    for url in ["http://127.0.0.1/", "http://localhost/", "https://[::1]/"] {
+        assert_eq!(rig.failure(&[url], &[]).await.0, Failed::Denied, "{url}");
+    }
+    let stranger = format!("http://{}", proxy.address);
+    let rig = Rig::trusting(&[], system(), roots, |origins| origins.through(&stranger));
+    let (failed, story) = rig.failure(&["https://good.example/x"], &[]).await;
+    assert!(failed == Failed::Aborted && story.contains("407"), "{failed:?} {story}");
 }

@@ -11,6 +11,7 @@
 //!
 //! The room knows nothing of gossip, of how members meet, nor of the doors: it takes a node's services to be there.
 
+pub mod assets;
 mod bounds;
 mod breaker;
 mod call;

@@ -2,12 +2,14 @@
 //!
 //! [`load`] keeps some of them under way, each over connections of its own, and holds on to its operation as builds do: after a
 //! connection broke it waits for the operation by its name, and executes again only when nobody knows that. [`cost`] holds what
-//! it noted against the moments at which something was broken. [`start`], [`wait`], [`cancel`] and [`stage`] are the single calls.
+//! it noted against the moments at which something was broken. [`start`], [`wait`], [`cancel`] and [`stage`] are the single calls;
+//! [`run`] runs any command, and says what it used.
 //! What a cluster is it refuses to know: it has one address.
 
 mod client;
 mod cost;
 mod note;
+mod words;
 
 use std::{
     io::Write as _,
@@ -24,10 +26,11 @@ use futures::future;
 use tokio::time;
 use tonic::{Code, Status};
 
-use client::{Client, End, Wanted};
+use client::{Client, End, Wanted, Work};
 
 pub use cost::{Fault, costs};
 pub use note::Note;
+pub use words::{Words, run};
 
 /// Who is asked, and for what.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,14 +57,18 @@ pub struct Asked {
 
 impl Asked {
     fn wanted(&self, index: u64) -> anyhow::Result<Wanted> {
-        let pair = |word: &String| {
-            let (name, value) = word.split_once('=').context("a property is NAME=VALUE")?;
-            Ok((name.to_owned(), value.to_owned()))
-        };
-        let properties = self.properties.iter().map(pair).collect::<anyhow::Result<_>>()?;
         let Self { seed, length_ms, output_bytes, .. } = *self;
-        Ok(Wanted { seed, index, length_ms, output_bytes, properties })
+        let work = Work::Sleep { seed, index, length_ms, output_bytes };
+        Ok(Wanted { work, properties: pairs(&self.properties)? })
     }
+}
+
+fn pairs(words: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    let pair = |word: &String| {
+        let (name, value) = word.split_once('=').context("a property is NAME=VALUE")?;
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    words.iter().map(pair).collect()
 }
 
 /// How much is asked for.

@@ -1,10 +1,12 @@
 //! What it takes to give an action its inputs, beside hard-linking and copying of the same tree in the same run.
 //!
-//! `cargo run --release -p bbb-worker --example staging [FOLDER [FILES...]]`
+//! `cargo run --release -p bbb-worker --example staging [FOLDER [behind] [FILES...]]`
 //!
 //! *cold*: the blobs are on disk, but no directory of the tree was ever seen. *warm*: the tree is that of the action before. *changed*: it is
 //! that tree with one file of it new. Each action runs `/bin/true`; staging ends when it begins. Processor times are of whole
 //! actions, the launcher and what it starts included.
+//! *no-op behind*: whole actions without inputs, one after the other, alone and while what an action left is removed: as many files, made in
+//! its exec root. With `behind` this is measured alone.
 
 use std::{
     error,
@@ -34,29 +36,44 @@ const FANOUT: usize = 100;
 /// How often each kind of action runs.
 const COLD: u32 = 3;
 const WARM: u32 = 9;
+const BEHIND: u32 = 100;
 
 fn main() -> Result<(), Failure> {
     bbb_sandbox::launcher::main_if_launcher();
-    let mut arguments = std::env::args().skip(1);
+    let mut arguments = std::env::args().skip(1).peekable();
     let base = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let stages = arguments.next_if_eq("behind").is_none();
     let mut sizes = arguments.map(|size| size.parse()).collect::<Result<Vec<usize>, _>>()?;
     if sizes.is_empty() {
         sizes = vec![10, 1000, 10_000, 100_000];
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    println!("p50 of staging in ms (CPU ms of the action)");
-    println!(
-        "{:>8}{:>20}{:>20}{:>20}{:>20}{:>20}",
-        "files", "cold", "warm", "changed", "hard links", "copies"
-    );
-    for files in sizes {
-        let folder = base.join(format!("bbb-worker-staging-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        let outcome = runtime.block_on(measure(&folder, files));
-        let _ = bbb_sandbox::remove_tree(&folder);
+    let folder = base.join(format!("bbb-worker-staging-{}", std::process::id()));
+    if stages {
+        println!("p50 of staging in ms (CPU ms of the action)");
+        println!(
+            "{:>8}{:>20}{:>20}{:>20}{:>20}{:>20}",
+            "files", "cold", "warm", "changed", "hard links", "copies"
+        );
+        for files in &sizes {
+            let outcome = within(&folder, || runtime.block_on(measure(&folder, *files)));
+            println!("{files:>8}{}", outcome?);
+        }
+    }
+    println!("p50 (max) of no-op actions in ms, alone and behind an action that left files");
+    for files in &sizes {
+        let outcome = within(&folder, || runtime.block_on(measure_behind(&folder, *files)));
         println!("{files:>8}{}", outcome?);
     }
     Ok(())
+}
+
+/// Does something in a folder that is there meanwhile.
+fn within<T>(folder: &Path, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    std::fs::create_dir_all(folder)?;
+    let outcome = work();
+    let _ = bbb_sandbox::remove_tree(folder);
+    outcome
 }
 
 async fn measure(folder: &Path, files: usize) -> Result<String, Failure> {
@@ -99,6 +116,52 @@ async fn measure(folder: &Path, files: usize) -> Result<String, Failure> {
     drop(bench);
     tasks.shut_down(Duration::from_secs(10)).await;
     Ok(all.into_iter().map(said).collect())
+}
+
+/// No-op actions alone, and while the files of another one are removed.
+async fn measure_behind(folder: &Path, files: usize) -> Result<String, Failure> {
+    let tasks = TaskGroup::new("staging");
+    let bench = Bench::start(folder, &tasks).await?;
+    let mut number = 0;
+    let mut noop = async || {
+        number += 1;
+        let begin = Instant::now();
+        bench.run(None, &["/bin/true"], number).await?;
+        Ok::<_, Failure>(begin.elapsed())
+    };
+    let mut alone = Vec::new();
+    for _ in 0..BEHIND {
+        alone.push(noop().await?);
+    }
+    // 100 to a folder, as the trees above.
+    let script = format!(
+        "for (0..{}) {{ mkdir $d = int($_ / 100) if $_ % 100 == 0; open F, qq(>$d/$_) }}",
+        files - 1
+    );
+    bench.run(None, &["/usr/bin/perl", "-e", &script], 0).await?;
+    let there = || std::fs::read_dir(folder.join("store/scratch/actions")).map(Iterator::count);
+    let (begin, before) = (Instant::now(), there()?);
+    let mut behind = Vec::new();
+    for _ in 0..BEHIND {
+        behind.push(noop().await?);
+    }
+    let took = begin.elapsed();
+    let left = there()?.saturating_sub(before);
+    drop(bench);
+    tasks.shut_down(Duration::from_secs(60)).await;
+    let removed = begin.elapsed();
+    let line = |mut times: Vec<Duration>| {
+        times.sort();
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        format!("{:.1} ({:.1})", ms(times[times.len() / 2]), ms(times[times.len() - 1]))
+    };
+    Ok(format!(
+        "{:>20}{:>20}, in {:.1} s; {left} more folders then; all was gone after {:.1} s",
+        line(alone),
+        line(behind),
+        took.as_secs_f64(),
+        removed.as_secs_f64()
+    ))
 }
 
 /// The median of times, and the mean of processor times, which the kernel counts in units of 10 ms.
@@ -198,12 +261,33 @@ impl Bench {
         tree: Option<Digest>,
         number: u32,
     ) -> Result<(Duration, Duration), Failure> {
-        let arguments = vec!["/bin/true".to_owned(), number.to_string()];
+        let launcher = Some(self.sandbox.launcher_process().await);
+        let used = cpu(launcher)?;
+        let staged = self.run(tree, &["/bin/true"], number).await?;
+        // What is removed behind is part of the price.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok((staged, cpu(launcher)?.saturating_sub(used)))
+    }
+
+    /// Runs a command over a tree; how long it took to be staged.
+    async fn run(
+        &self,
+        tree: Option<Digest>,
+        arguments: &[&str],
+        number: u32,
+    ) -> Result<Duration, Failure> {
+        let number_too = number.to_string();
+        let arguments = arguments.iter().copied().chain([number_too.as_str()]);
+        let arguments = arguments.map(str::to_owned).collect();
+        let tree = match tree {
+            Some(tree) => tree,
+            None => self.put(reapi::Directory::default().encode_to_vec()).await?,
+        };
         let command = reapi::Command { arguments, ..Default::default() };
         let command = self.put(command.encode_to_vec()).await?;
         let action = reapi::Action {
             command_digest: Some(command.to_proto()),
-            input_root_digest: tree.map(|tree| tree.to_proto()),
+            input_root_digest: Some(tree.to_proto()),
             do_not_cache: true,
             ..Default::default()
         };
@@ -212,14 +296,12 @@ impl Bench {
             attempt_id: AttemptId(u128::from(number)),
             operation: OperationId(u128::from(number)),
             submission: Submission {
-                timeout: Duration::from_secs(60),
+                timeout: Duration::from_secs(600),
                 ..Submission::of(ActionKey { instance: InstanceName::default(), action })
             },
             queued_at: SystemTime::now(),
             attempt: 1,
         };
-        let launcher = Some(self.sandbox.launcher_process().await);
-        let used = cpu(launcher)?;
         let (begin, began) = (Instant::now(), Arc::new(Mutex::new(None)));
         let seen = Arc::clone(&began);
         let report = Report::to(move |progress| {
@@ -237,10 +319,8 @@ impl Bench {
             }
             Outcome::Failed(reason) => return Err(reason.into()),
         }
-        // What is removed behind is part of the price.
-        tokio::time::sleep(Duration::from_millis(100)).await;
         let staged = *began.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok((staged.ok_or("it did not begin")?, cpu(launcher)?.saturating_sub(used)))
+        Ok(staged.ok_or("it did not begin")?)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Promises: what an action left goes away when nobody holds its folder any more, whatever that is; the number
 //! of folders that live or wait for that is bounded; no removal stands in the way of an action before that
-//! bound is met. A folder that is as new again is given to another action, instead of being removed.
+//! bound is met. A folder that is as new again is given to another action, instead of being removed. One with much in
+//! it is removed apart, so that small ones, which the next actions want, do not stand behind it.
 
 use std::{
     ffi::OsStr,
@@ -15,7 +16,10 @@ use std::{
 };
 
 use bbb_lifecycle::TaskGroup;
-use bbb_sandbox::remove_tree;
+use bbb_sandbox::{
+    removal::{Budget, Left, remove_tree_within},
+    remove_tree,
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -25,8 +29,18 @@ use crate::{
     renewal::{Part, Parts, renew},
 };
 
-/// How many folders may live or wait for removal at a time. Past that, actions wait for the remover.
+/// How many folders may live or wait for removal at a time, besides those that are being removed: a batch of them, and large
+/// ones. Past that, actions wait for the remover.
 const MAX_FOLDERS: usize = 1024;
+
+/// How many folders are emptied in one go off the reactor.
+const BATCH: usize = 64;
+
+/// How many names a folder may have in it to be emptied among others: some milliseconds' work.
+const FEW_NAMES: u64 = 2000;
+
+/// How many larger ones may wait for their removal. Past that, they are removed before whatever comes behind them.
+const MAX_LARGE: usize = 64;
 
 /// Where kept folders are moved, below the worker's own.
 const KEPT: &str = "kept";
@@ -94,12 +108,15 @@ impl Cleaner {
             }
         }
         let (queue, folders) = mpsc::channel(MAX_FOLDERS);
+        let (large, large_folders) = mpsc::channel(MAX_LARGE);
         let spare = Arc::new(Spare { folders: Mutex::default(), limit: spare });
-        let (stop, shelf) = (tasks.stop(), Arc::clone(&spare));
+        let emptier = Emptier { spare: Arc::clone(&spare), large };
+        let stop = tasks.stop();
         tasks.spawn("cleanup", async move {
-            clean_up(left, &shelf).await;
-            run(folders, &shelf, stop).await;
+            emptier.empty(left).await;
+            emptier.run(folders, stop).await;
         });
+        tasks.spawn("cleanup of large folders", remove_all(large_folders));
         // A name that was used before the restart may still wait for its removal.
         let next = AtomicU64::new(u64::from(std::process::id()) << 32);
         Ok(Self { base, next, queue, spare })
@@ -137,17 +154,16 @@ impl Spare {
         self.folders.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    /// Makes a folder ready for its next action, if it is wanted for one and that can be done; blocks.
-    fn set_aside(&self, folder: &Path) -> bool {
+    /// Makes a folder ready for its next action, if it is wanted for one; whether it is. Blocks.
+    fn set_aside(&self, folder: &Path, budget: &mut Budget) -> Result<bool, Left> {
         let lock = || self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody else adds any, so that it is wanted later if it is now.
         if lock().len() >= self.limit {
-            return false;
+            return Ok(false);
         }
-        // What stands in the way of a renewal stands in that of the removal too, and is told there.
-        let Ok(parts) = renew(folder) else { return false };
+        let parts = renew(folder, budget)?;
         lock().push((folder.to_owned(), parts));
-        true
+        Ok(true)
     }
 }
 
@@ -219,45 +235,132 @@ impl Drop for Folder {
     }
 }
 
-/// Cleans folders up as they come, and removes those that wait when the word to stop comes.
-async fn run(mut folders: mpsc::Receiver<Used>, spare: &Arc<Spare>, stop: bbb_lifecycle::Stop) {
-    let mut batch = Vec::new();
-    loop {
-        let count = tokio::select! {
-            count = folders.recv_many(&mut batch, MAX_FOLDERS) => count,
-            () = stop.requested() => break,
-        };
-        if count == 0 {
-            return;
-        }
-        clean_up(std::mem::take(&mut batch), spare).await;
-    }
-    while let Ok(folder) = folders.try_recv() {
-        batch.push(folder);
-    }
-    batch.iter_mut().for_each(|used| used.may_be_renewed = false);
-    clean_up(batch, spare).await;
+/// Empties folders one after the other, and hands on those that take long.
+#[derive(Clone)]
+struct Emptier {
+    spare: Arc<Spare>,
+    large: mpsc::Sender<PathBuf>,
 }
 
-async fn clean_up(folders: Vec<Used>, spare: &Arc<Spare>) {
-    if folders.is_empty() {
-        return;
-    }
-    let spare = Arc::clone(spare);
-    let cleaned = tokio::task::spawn_blocking(move || {
-        for Used { path, may_be_renewed } in folders {
-            if may_be_renewed && spare.set_aside(&path) {
-                continue;
+impl Emptier {
+    /// Empties folders as they come, and removes those that wait when the word to stop comes.
+    async fn run(self, mut folders: mpsc::Receiver<Used>, stop: bbb_lifecycle::Stop) {
+        let mut batch = Vec::new();
+        loop {
+            let count = tokio::select! {
+                count = folders.recv_many(&mut batch, BATCH) => count,
+                () = stop.requested() => break,
+            };
+            if count == 0 {
+                return;
             }
-            if let Err(error) = remove_tree(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove folder");
-            }
+            self.empty(std::mem::take(&mut batch)).await;
         }
-    });
-    if cleaned.await.is_err() {
-        tracing::error!("removal of folders panicked");
+        while let Ok(folder) = folders.try_recv() {
+            batch.push(folder);
+        }
+        batch.iter_mut().for_each(|used| used.may_be_renewed = false);
+        self.empty(batch).await;
     }
+
+    async fn empty(&self, folders: Vec<Used>) {
+        if folders.is_empty() {
+            return;
+        }
+        let emptier = self.clone();
+        let emptied = tokio::task::spawn_blocking(move || {
+            folders.into_iter().for_each(|used| emptier.empty_one(used));
+        });
+        if emptied.await.is_err() {
+            tracing::error!("removal of folders panicked");
+        }
+    }
+
+    /// Gives a folder to the next action, or removes it, or has it removed; blocks.
+    fn empty_one(&self, Used { path, may_be_renewed }: Used) {
+        let mut budget = Budget::of(FEW_NAMES);
+        let set_aside = match may_be_renewed {
+            true => self.spare.set_aside(&path, &mut budget),
+            false => Ok(false),
+        };
+        let removed = match set_aside {
+            Ok(true) => return,
+            Err(Left::Over) => Err(Left::Over),
+            // What stands in the way of a renewal stands in that of the removal too, and is told there.
+            Ok(false) | Err(Left::Stuck(_)) => remove_tree_within(&path, &mut budget),
+        };
+        match removed {
+            Ok(()) => {}
+            Err(Left::Over) => {
+                if let Err(error) = self.large.try_send(path) {
+                    remove(&error.into_inner());
+                }
+            }
+            Err(Left::Stuck(error)) => cannot_remove(&path, &error),
+        }
+    }
+}
+
+/// Removes large folders as they come, until nobody can send any more.
+async fn remove_all(mut folders: mpsc::Receiver<PathBuf>) {
+    while let Some(path) = folders.recv().await {
+        if tokio::task::spawn_blocking(move || remove(&path)).await.is_err() {
+            tracing::error!("removal of a large folder panicked");
+        }
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = remove_tree(path) {
+        cannot_remove(path, &error);
+    }
+}
+
+fn cannot_remove(path: &Path, error: &io::Error) {
+    tracing::warn!(path = %path.display(), %error, "cannot remove folder");
 }
 
 /// Shares of a folder: whoever holds one keeps it from removal.
 pub(crate) type SharedFolder = Arc<Folder>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder as an action leaves it, with so many files in it.
+    fn used(base: &Path, name: &str, files: u64) -> PathBuf {
+        let path = base.join(name);
+        fs::create_dir_all(path.join("tmp")).unwrap();
+        for file in 0..files {
+            fs::write(path.join("tmp").join(file.to_string()), "").unwrap();
+        }
+        path
+    }
+
+    #[tokio::test]
+    async fn large_folders_do_not_stand_before_small_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (large, mut apart) = mpsc::channel(1);
+        let spare = Arc::new(Spare { folders: Mutex::default(), limit: 1 });
+        let emptier = Emptier { spare: Arc::clone(&spare), large };
+        let paths = [("large", FEW_NAMES + 10), ("small", 10), ("more", 10)]
+            .map(|(name, files)| used(folder.path(), name, files));
+        let [large, small, more] = &paths;
+        let all = paths.iter().map(|path| Used { path: path.clone(), may_be_renewed: true });
+        emptier.empty(all.collect()).await;
+        // Nobody removes large ones here, and the others are done with.
+        assert!(large.exists() && !more.exists());
+        let (set_aside, _) = spare.take().unwrap();
+        assert_eq!(&set_aside, small);
+        assert_eq!(fs::read_dir(small.join("tmp")).unwrap().count(), 0);
+        assert_eq!(apart.try_recv().unwrap(), *large);
+        // When too many wait, they go at once.
+        let again = ["a", "b"].map(|name| used(folder.path(), name, FEW_NAMES + 10));
+        let all = again.iter().map(|path| Used { path: path.clone(), may_be_renewed: false });
+        emptier.empty(all.collect()).await;
+        assert!(again[0].exists() && !again[1].exists());
+        drop(emptier);
+        remove_all(apart).await;
+        assert!(!again[0].exists());
+    }
+}

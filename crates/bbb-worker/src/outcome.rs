@@ -9,7 +9,7 @@ use bbb_reapi::{
     status::{self, Code},
     to_duration, to_timestamp,
 };
-use bbb_sandbox::{ExecRoot, Mode, View};
+use bbb_sandbox::{ExecRoot, Mode, View, removal};
 use bbb_scheduler::Outcome;
 use bbb_storage::ActionLogs;
 use prost::Message as _;
@@ -47,7 +47,10 @@ impl Ran {
             let streams =
                 [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(first.folder.part(part)));
             let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
-            let begun = first.begin(files)?;
+            let begun = first.begin(files.inspect(|file| match file {
+                OutputFile::Made(path) if mode == Mode::None => removal::let_go(path),
+                _ => {}
+            }))?;
             Ok((self, survey, begun))
         })
         .await?;

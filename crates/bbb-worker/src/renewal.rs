@@ -14,7 +14,7 @@ use std::{
     path::Path,
 };
 
-use bbb_sandbox::removal::{clear, open_directory, remove_directory};
+use bbb_sandbox::removal::{Budget, Left, clear, open_directory, remove_directory};
 use rustix::{
     fs::{
         AtFlags, CWD, Dir, FileType, IFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
@@ -92,8 +92,8 @@ impl Parts {
 /// Only for folders that are themselves out of the reach of their actions.
 ///
 /// # Errors
-/// If something cannot be looked at or removed.
-pub(crate) fn renew(folder: &Path) -> io::Result<Parts> {
+/// If something cannot be looked at or removed, or there is more of it than the budget allows.
+pub(crate) fn renew(folder: &Path, budget: &mut Budget) -> Result<Parts, Left> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = rustix::fs::openat(CWD, folder, flags, Mode::empty())?;
     let new = Traits::of(&folder)?;
@@ -105,15 +105,21 @@ pub(crate) fn renew(folder: &Path) -> io::Result<Parts> {
             continue;
         }
         match Part::ALL.into_iter().find(|part| part.name().as_bytes() == name.to_bytes()) {
-            Some(part) if is_as_new(folder.as_fd(), part, name, &new)? => parts.add(part),
-            _ => remove_at(folder.as_fd(), name)?,
+            Some(part) if is_as_new(folder.as_fd(), part, name, &new, budget)? => parts.add(part),
+            _ => remove_at(folder.as_fd(), name, budget)?,
         }
     }
     Ok(parts)
 }
 
 /// Empties a part, unless it is never kept; whether it is then as one that was just made.
-fn is_as_new(folder: BorrowedFd<'_>, part: Part, name: &CStr, new: &Traits) -> io::Result<bool> {
+fn is_as_new(
+    folder: BorrowedFd<'_>,
+    part: Part,
+    name: &CStr,
+    new: &Traits,
+    budget: &mut Budget,
+) -> Result<bool, Left> {
     // The kernel may still be giving the overlay up when its action is over.
     if matches!(part, Part::Upper | Part::Work) {
         return Ok(false);
@@ -129,9 +135,9 @@ fn is_as_new(folder: BorrowedFd<'_>, part: Part, name: &CStr, new: &Traits) -> i
     let directory = match open_directory(folder, name) {
         Ok(directory) => directory,
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(false),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
-    clear(&directory)?;
+    clear(&directory, budget)?;
     if !Traits::of(&directory)?.are_of_a_new_folder(new) {
         return Ok(false);
     }
@@ -140,10 +146,10 @@ fn is_as_new(folder: BorrowedFd<'_>, part: Part, name: &CStr, new: &Traits) -> i
     Ok(true)
 }
 
-fn remove_at(folder: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+fn remove_at(folder: BorrowedFd<'_>, name: &CStr, budget: &mut Budget) -> Result<(), Left> {
     match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => remove_directory(folder, name),
+        Err(Errno::ISDIR | Errno::PERM) => remove_directory(folder, name, budget),
         Err(error) => Err(error.into()),
     }
 }
@@ -213,7 +219,7 @@ mod tests {
     }
 
     fn renewed(folder: &tempfile::TempDir) -> Vec<Part> {
-        let parts = renew(folder.path()).unwrap();
+        let parts = renew(folder.path(), &mut Budget::unlimited()).unwrap();
         let all = Part::ALL.into_iter();
         let (there, gone): (Vec<_>, Vec<_>) = all.partition(|part| parts.has(*part));
         for part in &there {

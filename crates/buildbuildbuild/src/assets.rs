@@ -3,12 +3,19 @@
 use std::{
     net::{IpAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use bbb_asset::{Assets, IsOwn, Origins, Reach, RecordsOf};
-use bbb_digest::InstanceName;
+use bbb_digest::{Digest, InstanceName};
+use bbb_grpc::asset;
 use bbb_lifecycle::TaskGroup;
+use bbb_peer::assets::{Asset, SharedAssets};
+use bbb_reapi::proto::asset::{
+    FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, FetchDirectoryResponse,
+};
 use bbb_storage::{ActionCache, Bucket, Disk, Instances};
+use tonic::async_trait;
 
 use crate::{flags::FetchFlags, membership::Membership};
 
@@ -42,6 +49,31 @@ pub(crate) fn assets(
     let reach = Reach::new(flags.allow.clone(), flags.only.clone(), is_own);
     let origins = Origins::from_env(reach);
     Assets::new(Arc::clone(instances), records, Arc::clone(disk), origins, limit_bytes, tasks)
+}
+
+/// The nodes that own assets, as the doors ask them.
+#[derive(Debug)]
+pub(crate) struct Elsewhere(pub(crate) SharedAssets);
+
+#[async_trait]
+impl asset::Elsewhere for Elsewhere {
+    async fn blob(
+        &self,
+        key: Digest,
+        timeout: Duration,
+        request: FetchBlobRequest,
+    ) -> Option<FetchBlobResponse> {
+        self.0.fetch(Asset::Blob, key, request, timeout).await
+    }
+
+    async fn directory(
+        &self,
+        key: Digest,
+        timeout: Duration,
+        request: FetchDirectoryRequest,
+    ) -> Option<FetchDirectoryResponse> {
+        self.0.fetch(Asset::Directory, key, request, timeout).await
+    }
 }
 
 /// What can be bound to is an address of this machine.

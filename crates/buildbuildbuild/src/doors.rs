@@ -78,7 +78,7 @@ impl Behind<'_> {
 
     /// All services for clients.
     fn clients(&self, budgets: &Budgets) -> anyhow::Result<Doors> {
-        let Self { settings, instances, work, logs, assets, .. } = *self;
+        let Self { settings, instances, work, logs, .. } = *self;
         let dispatch = work.dispatch();
         let required_header = settings.required_header.as_ref();
         let required_header = required_header
@@ -102,7 +102,16 @@ impl Behind<'_> {
                     .into_server(),
             )
             .with_service(Operations::new(dispatch).into_server())
-            .with_assets(Asset::new(assets.clone(), settings.client_results)))
+            .with_assets(self.asset()))
+    }
+
+    /// The assets, fetched by whichever node owns them.
+    fn asset(&self) -> Asset {
+        let asset = Asset::new(self.assets.clone(), self.settings.client_results);
+        match self.cluster {
+            Some((membership, _)) => asset.with_elsewhere(Arc::new(membership.share_assets())),
+            None => asset,
+        }
     }
 
     /// All services for other nodes: the blobs and results that they may ask this one for, what lies on its disk alone, and
@@ -128,6 +137,7 @@ impl Behind<'_> {
             Arc::new(shared),
             Some(Arc::clone(&logs.local) as _),
         )
+        .with_service(Asset::new(self.assets.clone(), false).into_fetch_server())
         .with_service(membership.service(disk))
         .with_doors_under("/near", Doors::for_nodes_near(max_blob_bytes, budgets, Arc::new(near)))
     }

@@ -20,6 +20,7 @@ use bbb_cluster::{
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{
     Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings, SharedLogs,
+    assets::SharedAssets,
     work::{ClusterDispatch, PeerReach, WorkSettings},
 };
 use bbb_storage::{Bucket, Disk, LocalLogs};
@@ -30,6 +31,7 @@ use tokio::{
 };
 
 use crate::{
+    assets::Elsewhere,
     cluster_page::InCluster,
     flags::{ClusterFlags, Settings},
     work::Work,
@@ -176,6 +178,11 @@ impl Membership {
     ) -> Arc<ClusterDispatch> {
         let reach = PeerReach::new(Arc::clone(&self.connections), peers);
         ClusterDispatch::start(WorkSettings::default(), self.cluster.view(), reach, scheduler)
+    }
+
+    /// The fetches of remote assets at other nodes.
+    pub(crate) fn share_assets(&self) -> Elsewhere {
+        Elsewhere(SharedAssets::new(self.cluster.view(), Arc::clone(&self.connections)))
     }
 
     /// Who is in the cluster.

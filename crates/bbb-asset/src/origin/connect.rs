@@ -63,11 +63,10 @@ impl Origins {
         let host = url.host_str().ok_or_else(|| unreachable("the URL has no host"))?;
         let port = url.port_or_known_default().ok_or_else(|| unreachable("the URL has no port"))?;
         let is_tls = url.scheme() == "https";
-        if let Some(proxy) = self.proxies.of(url) {
+        if let Some(proxy) = self.proxies.of(url).transpose()? {
             self.reach.judge_name(host, port)?;
-            let stream = self.connect_to_proxy(&proxy?).await?;
-            let proxy = self.proxies.of(url).transpose()?;
-            let login = proxy.and_then(|proxy| proxy.login);
+            let stream = self.connect_to_proxy(&proxy).await?;
+            let login = proxy.login;
             if !is_tls {
                 return Ok((stream, Form::Absolute(login)));
             }

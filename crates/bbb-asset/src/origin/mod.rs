@@ -94,6 +94,12 @@ impl Origins {
         Self { reach: Arc::new(reach), look_up, tls: Ok(tls), proxies }
     }
 
+    /// The same, through a proxy.
+    #[must_use]
+    pub fn through(self, proxy: &str) -> Self {
+        Self { proxies: Arc::new(proxy::Proxies::all(proxy)), ..self }
+    }
+
     /// Asks for `url`.
     pub(crate) async fn get(&self, url: &Url, headers: HeaderMap) -> Result<Answer, HopError> {
         let (stream, form) = self.connect(url).await?;

@@ -24,6 +24,10 @@ impl Proxies {
         Self(Some(Matcher::from_env()))
     }
 
+    pub(super) fn all(proxy: &str) -> Self {
+        Self(Some(Matcher::builder().all(proxy).build()))
+    }
+
     pub(super) fn none() -> Self {
         Self(None)
     }

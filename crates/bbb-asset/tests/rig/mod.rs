@@ -153,6 +153,15 @@ impl Rig {
     }
 
     pub(crate) fn looking_up(allow: &[&str], look_up: LookUp) -> Self {
+        Self::trusting(allow, look_up, rustls::RootCertStore::empty(), |origins| origins)
+    }
+
+    pub(crate) fn trusting(
+        allow: &[&str],
+        look_up: LookUp,
+        roots: rustls::RootCertStore,
+        with: impl FnOnce(Origins) -> Origins,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("assets");
         let disk =
@@ -171,9 +180,9 @@ impl Rig {
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_root_certificates(roots)
             .with_no_client_auth();
-        let origins = Origins::with(reach, look_up, Arc::new(tls));
+        let origins = with(Origins::with(reach, look_up, Arc::new(tls)));
         let assets = Assets::new(
             instances,
             Box::new(move |name| near.assets(name)),
@@ -190,7 +199,15 @@ impl Rig {
         uris: &[&str],
         pairs: &[(&str, &str)],
     ) -> Result<Found, FetchError> {
-        self.assets.fetch(wanted(uris, pairs), SystemTime::now()).await
+        self.find_or_fetch(wanted(uris, pairs)).await
+    }
+
+    pub(crate) async fn find_or_fetch(&self, wanted: Fetch) -> Result<Found, FetchError> {
+        let now = SystemTime::now();
+        match self.assets.find(&wanted, now).await? {
+            Some(found) => Ok(found),
+            None => self.assets.fetch(wanted, now).await,
+        }
     }
 
     /// The failure of a fetch that must fail for what is outside.

@@ -6,9 +6,14 @@
 mod fetch;
 mod parse;
 
-use std::time::SystemTime;
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bbb_asset::{Assets, FetchError};
+use bbb_digest::Digest;
 use bbb_reapi::{
     Invalid,
     proto::asset::{
@@ -20,10 +25,32 @@ use bbb_reapi::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
+use self::fetch::Told;
 use crate::{
     limits::MAX_SMALL_MESSAGE_BYTES,
     status::{IntoStatus as _, permission_denied},
 };
+
+/// Other nodes, one of which may own a fetch that is called `key` and may take `timeout`. None of its methods answers if that is
+/// this node, or if the owner does not.
+#[async_trait]
+pub trait Elsewhere: Send + Sync + fmt::Debug + 'static {
+    /// Has a blob fetched by its owner.
+    async fn blob(
+        &self,
+        key: Digest,
+        timeout: Duration,
+        request: FetchBlobRequest,
+    ) -> Option<FetchBlobResponse>;
+
+    /// Has a directory fetched by its owner.
+    async fn directory(
+        &self,
+        key: Digest,
+        timeout: Duration,
+        request: FetchDirectoryRequest,
+    ) -> Option<FetchDirectoryResponse>;
+}
 
 /// Both services of the API.
 #[derive(Clone, Debug)]
@@ -31,24 +58,46 @@ pub struct Asset {
     assets: Assets,
     /// Whether clients may push.
     takes_pushes: bool,
+    /// None where everything is fetched here.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Asset {
     /// The services over `assets`. Clients may push if `takes_pushes`.
     pub fn new(assets: Assets, takes_pushes: bool) -> Self {
-        Self { assets, takes_pushes }
+        Self { assets, takes_pushes, elsewhere: None }
+    }
+
+    /// These, which have what another node owns fetched there.
+    #[must_use]
+    pub fn with_elsewhere(self, elsewhere: Arc<dyn Elsewhere>) -> Self {
+        Self { elsewhere: Some(elsewhere), ..self }
+    }
+
+    /// For other nodes: Fetch alone.
+    pub fn into_fetch_server(self) -> FetchServer<Self> {
+        FetchServer::new(self).max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES)
     }
 
     /// The services as a server takes them.
     pub fn into_servers(self) -> (FetchServer<Self>, PushServer<Self>) {
-        let limited = MAX_SMALL_MESSAGE_BYTES;
-        let push = PushServer::new(self.clone()).max_decoding_message_size(limited);
-        (FetchServer::new(self).max_decoding_message_size(limited), push)
+        let push = PushServer::new(self.clone());
+        (self.into_fetch_server(), push.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES))
     }
 
-    async fn fetch(&self, fetch: Result<bbb_asset::Fetch, Invalid>) -> Result<fetch::Told, Status> {
-        let fetch = fetch.map_err(Invalid::into_status)?;
-        let told = fetch::Told::of(&fetch);
+    /// What is remembered, if it is; else those who may own what is to be fetched.
+    async fn find(
+        &self,
+        fetch: &bbb_asset::Fetch,
+    ) -> Result<(Option<Told>, Option<&Arc<dyn Elsewhere>>), Status> {
+        let found = self.assets.find(fetch, SystemTime::now()).await;
+        let found = found.map_err(FetchError::into_status)?;
+        let elsewhere = self.elsewhere.as_ref().filter(|_| found.is_none() && fetch.has_origin());
+        Ok((found.map(|found| Told::of(fetch).found(&found)), elsewhere))
+    }
+
+    async fn fetch(&self, fetch: bbb_asset::Fetch) -> Result<Told, Status> {
+        let told = Told::of(&fetch);
         match self.assets.fetch(fetch, SystemTime::now()).await {
             Ok(found) => Ok(told.found(&found)),
             Err(FetchError::Outside { failed, uri, what }) => Ok(told.failed(failed, uri, what)),
@@ -72,16 +121,38 @@ impl Fetch for Asset {
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<FetchBlobResponse>, Status> {
-        let told = self.fetch(parse::fetch_blob(request.into_inner())).await?;
-        Ok(Response::new(told.into_blob()))
+        let request = request.into_inner();
+        let fetch = parse::fetch_blob(&request).map_err(Invalid::into_status)?;
+        let (found, elsewhere) = self.find(&fetch).await?;
+        if let Some(told) = found {
+            return Ok(Response::new(told.into_blob()));
+        }
+        if let Some(elsewhere) = elsewhere {
+            let answer = elsewhere.blob(fetch.key(), fetch.longest(), request).await;
+            if let Some(answer) = answer {
+                return Ok(Response::new(answer));
+            }
+        }
+        Ok(Response::new(self.fetch(fetch).await?.into_blob()))
     }
 
     async fn fetch_directory(
         &self,
         request: Request<FetchDirectoryRequest>,
     ) -> Result<Response<FetchDirectoryResponse>, Status> {
-        let told = self.fetch(parse::fetch_directory(request.into_inner())).await?;
-        Ok(Response::new(told.into_directory()))
+        let request = request.into_inner();
+        let fetch = parse::fetch_directory(&request).map_err(Invalid::into_status)?;
+        let (found, elsewhere) = self.find(&fetch).await?;
+        if let Some(told) = found {
+            return Ok(Response::new(told.into_directory()));
+        }
+        if let Some(elsewhere) = elsewhere {
+            let answer = elsewhere.directory(fetch.key(), fetch.longest(), request).await;
+            if let Some(answer) = answer {
+                return Ok(Response::new(answer));
+            }
+        }
+        Ok(Response::new(self.fetch(fetch).await?.into_directory()))
     }
 }
 

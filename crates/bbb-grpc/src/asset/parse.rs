@@ -20,46 +20,46 @@ const MAX_URIS: usize = 256;
 const MAX_REFERENCES: usize = 10_000;
 
 /// What the two requests of Fetch have in common.
-struct FetchParts {
+struct FetchParts<'a> {
     kind: Kind,
-    instance_name: String,
-    timeout: Option<Duration>,
-    oldest: Option<Timestamp>,
-    uris: Vec<String>,
-    qualifiers: Vec<Qualifier>,
+    instance_name: &'a str,
+    timeout: Option<&'a Duration>,
+    oldest: Option<&'a Timestamp>,
+    uris: &'a [String],
+    qualifiers: &'a [Qualifier],
     function: i32,
 }
 
-pub(super) fn fetch_blob(request: FetchBlobRequest) -> Result<Fetch, Invalid> {
+pub(super) fn fetch_blob(request: &FetchBlobRequest) -> Result<Fetch, Invalid> {
     fetch(FetchParts {
         kind: Kind::Blob,
-        instance_name: request.instance_name,
-        timeout: request.timeout,
-        oldest: request.oldest_content_accepted,
-        uris: request.uris,
-        qualifiers: request.qualifiers,
+        instance_name: &request.instance_name,
+        timeout: request.timeout.as_ref(),
+        oldest: request.oldest_content_accepted.as_ref(),
+        uris: &request.uris,
+        qualifiers: &request.qualifiers,
         function: request.digest_function,
     })
 }
 
-pub(super) fn fetch_directory(request: FetchDirectoryRequest) -> Result<Fetch, Invalid> {
+pub(super) fn fetch_directory(request: &FetchDirectoryRequest) -> Result<Fetch, Invalid> {
     fetch(FetchParts {
         kind: Kind::Directory,
-        instance_name: request.instance_name,
-        timeout: request.timeout,
-        oldest: request.oldest_content_accepted,
-        uris: request.uris,
-        qualifiers: request.qualifiers,
+        instance_name: &request.instance_name,
+        timeout: request.timeout.as_ref(),
+        oldest: request.oldest_content_accepted.as_ref(),
+        uris: &request.uris,
+        qualifiers: &request.qualifiers,
         function: request.digest_function,
     })
 }
 
-fn fetch(parts: FetchParts) -> Result<Fetch, Invalid> {
-    let (uris, qualifiers) = named(parts.kind, &parts.uris, &parts.qualifiers)?;
-    let timeout = parts.timeout.as_ref().map(duration).transpose();
-    let oldest = parts.oldest.as_ref().map(timestamp).transpose();
+fn fetch(parts: FetchParts<'_>) -> Result<Fetch, Invalid> {
+    let (uris, qualifiers) = named(parts.kind, parts.uris, parts.qualifiers)?;
+    let timeout = parts.timeout.map(duration).transpose();
+    let oldest = parts.oldest.map(timestamp).transpose();
     Ok(Fetch {
-        instance: instance(&parts.instance_name)?,
+        instance: instance(parts.instance_name)?,
         kind: parts.kind,
         function: requested_function(parts.function, None)?,
         uris,

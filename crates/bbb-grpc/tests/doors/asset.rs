@@ -2,20 +2,24 @@
 
 use std::{
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use bbb_asset::{Assets, Origins, Reach, system_lookup};
 use bbb_digest::{Digest, Function, InstanceName};
-use bbb_grpc::{Budgets, Doors, Port, asset::Asset};
+use bbb_grpc::{
+    Budgets, Doors, Port,
+    asset::{Asset, Elsewhere},
+};
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{
     ToProto as _,
     proto::{
         asset::{
-            FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, PushBlobRequest,
-            PushDirectoryRequest, Qualifier, fetch_client::FetchClient, push_client::PushClient,
+            FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, FetchDirectoryResponse,
+            PushBlobRequest, PushDirectoryRequest, Qualifier, fetch_client::FetchClient,
+            push_client::PushClient,
         },
         protobuf::Timestamp,
         reapi,
@@ -43,6 +47,10 @@ struct Rig {
 
 impl Rig {
     async fn start(takes_pushes: bool) -> Self {
+        Self::beside(takes_pushes, None).await
+    }
+
+    async fn beside(takes_pushes: bool, elsewhere: Option<Arc<dyn Elsewhere>>) -> Self {
         let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskGroup::new("asset"));
         let disk = Disk::open(DiskSettings::new(folder.path(), 1 << 30), &tasks).unwrap();
         let (near, cache) = (Arc::clone(&disk), Arc::new(TreeCache::new(1 << 20)));
@@ -64,8 +72,12 @@ impl Rig {
         let near = Arc::clone(&disk);
         let records = Box::new(move |name: &InstanceName| near.assets(name));
         let assets = Assets::new(Arc::clone(&instances), records, disk, origins, 1 << 20, &tasks);
-        let doors = Doors::new(settings(), &Budgets::new(64 << 20, 32 << 20), instances)
-            .with_assets(Asset::new(assets, takes_pushes));
+        let mut asset = Asset::new(assets, takes_pushes);
+        if let Some(elsewhere) = elsewhere {
+            asset = asset.with_elsewhere(elsewhere);
+        }
+        let doors =
+            Doors::new(settings(), &Budgets::new(64 << 20, 32 << 20), instances).with_assets(asset);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         Port::new(32 << 20, doors).serve(listener, &tasks);
@@ -287,4 +299,60 @@ async fn what_an_origin_says_is_told_within_the_response() {
     assert_eq!((code(&lost), &lost.uri, &lost.blob_digest), (Code::NotFound, &bad, &None));
     let told = lost.status.unwrap().message;
     assert!(told.contains("404") && told.contains(&bad), "{told}");
+}
+
+/// A cluster whose owner of everything answers, or not.
+#[derive(Debug, Default)]
+struct Owner {
+    answer: Mutex<Option<FetchBlobResponse>>,
+    asked: Mutex<Vec<(Digest, FetchBlobRequest)>>,
+}
+
+#[tonic::async_trait]
+impl Elsewhere for Owner {
+    async fn blob(
+        &self,
+        key: Digest,
+        timeout: Duration,
+        request: FetchBlobRequest,
+    ) -> Option<FetchBlobResponse> {
+        assert_eq!(timeout, Duration::from_secs(600));
+        self.asked.lock().unwrap().push((key, request));
+        self.answer.lock().unwrap().clone()
+    }
+
+    async fn directory(
+        &self,
+        _: Digest,
+        _: Duration,
+        _: FetchDirectoryRequest,
+    ) -> Option<FetchDirectoryResponse> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_here_is_fetched_by_its_owner() {
+    let owner = Arc::new(Owner::default());
+    let mut rig = Rig::beside(true, Some(Arc::clone(&owner) as _)).await;
+    let (uri, header) = ("http://10.0.0.1/x", ("http_header:X-Token", "secret"));
+    // Nobody answers: it is tried here.
+    assert_eq!(code(&rig.fetch(&[uri], &[header]).await.unwrap()), Code::PermissionDenied);
+    let answer = FetchBlobResponse { uri: "answered".into(), ..Default::default() };
+    *owner.answer.lock().unwrap() = Some(answer.clone());
+    assert_eq!(rig.fetch(&[uri], &[header]).await.unwrap(), answer);
+    rig.fetch(&[uri], &[]).await.unwrap();
+    {
+        let asked = owner.asked.lock().unwrap();
+        assert_eq!(asked.len(), 3);
+        assert_eq!(asked[1], (asked[0].0, request(&[uri], &[header])));
+        assert_ne!(asked[2].0, asked[1].0, "with other headers it may be something else");
+    }
+    // What is here, or cannot be fetched at all, is nobody else's business.
+    let blob = rig.add(b"pushed").await;
+    rig.push(&[uri], blob, |_| {}).await.unwrap();
+    assert_eq!(rig.fetch(&[uri], &[]).await.unwrap().blob_digest, Some(blob.to_proto()));
+    assert_eq!(code(&rig.fetch(&["urn:a:b"], &[]).await.unwrap()), Code::NotFound);
+    assert!(rig.fetch(&["http://10.0.0.1/y"], &[("unheard.of", "")]).await.is_err());
+    assert_eq!(owner.asked.lock().unwrap().len(), 3);
 }

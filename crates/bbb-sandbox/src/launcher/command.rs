@@ -221,7 +221,9 @@ impl Command {
             }
             None => Ok(()),
         };
-        limit(Resource::Core, Some(0))?;
+        // One byte, not none: there is no room for a file of a core then either, and what the kernel would pipe a core into, a program
+        // of the host outside of all walls, is not started (core(5); the kernel takes it for that program's own crash).
+        limit(Resource::Core, Some(1))?;
         limit(Resource::Nofile, self.walls.limits.open_files)?;
         if !self.walls.kept.memory {
             limit(Resource::Data, self.walls.limits.memory_bytes)?;

@@ -1,42 +1,36 @@
 //! Control groups: what an action may take, all its processes together. Version 2, or 1 where that has the controllers.
 //!
-//! Groups are made by a keeper: a child that stays who the node is while the launcher becomes somebody else, waits
-//! for the launcher's end, and then removes them. The launcher gets their files opened, and uses a group again for
+//! Groups are made by a keeper (`keeper`): a child that stays who the node is while the launcher becomes somebody else,
+//! waits for the launcher's end, and then removes them. The launcher gets their files opened, and uses a group again for
 //! the next action: making and removing them is what is slow about them. Only the command goes in, not its init:
 //! that must not be the one to die when memory is short.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+    SocketType,
 };
 use rustix::process::Pid;
 
+use super::keeper::Base;
 use crate::fault::{During, Fault, Step};
 use crate::request::Limits;
 use crate::sys::{self, Forked};
-
-/// Where the hierarchies are mounted on every distribution.
-const MOUNTED: &str = "/sys/fs/cgroup";
 
 /// The period over which a share of processors is measured, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
 /// Files of one group at most: three hierarchies, and what is written and read in them.
-const MAX_FILES: usize = 12;
-
-/// How often the keeper tries to remove a group whose last processes are still going.
-const REMOVAL_TRIES: u32 = 100;
+pub(super) const MAX_FILES: usize = 12;
 
 /// What a file of a group is for; the name of each in version 1 and 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Use {
+pub(super) enum Use {
     Enter,
     Memory,
     Swap,
@@ -44,13 +38,22 @@ enum Use {
     Events,
     Processes,
     Cpu,
+    Kill,
 }
 
-const USES: [Use; 7] =
-    [Use::Enter, Use::Memory, Use::Swap, Use::Peak, Use::Events, Use::Processes, Use::Cpu];
+const USES: [Use; 8] = [
+    Use::Enter,
+    Use::Memory,
+    Use::Swap,
+    Use::Peak,
+    Use::Events,
+    Use::Processes,
+    Use::Cpu,
+    Use::Kill,
+];
 
 /// Controllers with their files; version 1 has a hierarchy for each.
-const FIRST: [(&str, &[(Use, &str)]); 3] = [
+pub(super) const FIRST: [(&str, &[(Use, &str)]); 3] = [
     (
         "memory",
         &[
@@ -65,7 +68,7 @@ const FIRST: [(&str, &[(Use, &str)]); 3] = [
     ("cpu", &[(Use::Enter, "cgroup.procs"), (Use::Cpu, "cpu.cfs_quota_us")]),
 ];
 
-const SECOND: [(Use, &str); 7] = [
+pub(super) const SECOND: [(Use, &str); 8] = [
     (Use::Enter, "cgroup.procs"),
     (Use::Memory, "memory.max"),
     (Use::Swap, "memory.swap.max"),
@@ -73,6 +76,7 @@ const SECOND: [(Use, &str); 7] = [
     (Use::Events, "memory.events"),
     (Use::Processes, "pids.max"),
     (Use::Cpu, "cpu.max"),
+    (Use::Kill, "cgroup.kill"),
 ];
 
 /// Which limits groups can keep here.
@@ -97,12 +101,17 @@ pub(crate) struct Group {
     files: Vec<(Use, File)>,
     is_second: bool,
     kills_before: u64,
+    /// What the peak is counted from.
+    floor: Floor,
 }
 
-/// The folders under which groups are made, one for each hierarchy.
-struct Base {
-    folders: Vec<(PathBuf, Vec<(Use, &'static str)>)>,
-    is_second: bool,
+/// What a group's peak says before its next action begins.
+#[derive(Clone, Copy, Debug)]
+enum Floor {
+    /// What is there now: files that are still cached from actions before, which are none of this one's.
+    Present(u64),
+    /// A peak of actions before: kernels before 6.12 do not forget it in the second version.
+    Past(u64),
 }
 
 impl Groups {
@@ -168,7 +177,7 @@ impl Groups {
         if files.is_empty() {
             return Err(Fault::new(Step::Group, io::ErrorKind::PermissionDenied.into()));
         }
-        Ok(Group { files, is_second: self.is_second, kills_before: 0 })
+        Ok(Group { files, is_second: self.is_second, kills_before: 0, floor: Floor::Present(0) })
     }
 
     /// Gives a group back whose processes are all gone.
@@ -199,8 +208,9 @@ impl Group {
         );
         let cpu = if self.is_second { format!("{quota} {PERIOD_US}") } else { quota };
         self.write(Use::Cpu, &cpu)?;
-        // Kernels before 6.12 do not forget the peak in the second version: then it is none of this action's.
-        let _ = self.write(Use::Peak, "0");
+        let forgets = self.write(Use::Peak, "0").is_ok();
+        let peak = self.peak().unwrap_or(0);
+        self.floor = if forgets { Floor::Present(peak) } else { Floor::Past(peak) };
         self.kills_before = self.kills();
         Ok(())
     }
@@ -210,9 +220,23 @@ impl Group {
         self.write(Use::Enter, "0")
     }
 
-    /// The most memory at one time since [`Group::limit`], in bytes.
+    /// The most memory at one time since [`Group::limit`], in bytes, beyond what was there; `None` where the kernel cannot tell.
     pub(crate) fn peak_bytes(&self) -> Option<u64> {
+        let peak = self.peak()?;
+        match self.floor {
+            Floor::Present(bytes) => Some(peak.saturating_sub(bytes)),
+            Floor::Past(bytes) => (peak > bytes).then_some(peak),
+        }
+    }
+
+    fn peak(&self) -> Option<u64> {
         self.read(Use::Peak)?.trim().parse().ok()
+    }
+
+    /// Kills all that is in the group, and what is just being forked there; nothing where the kernel has no such file (before 5.14,
+    /// and in the first version).
+    pub(crate) fn kill(&self) {
+        let _ = self.write(Use::Kill, "1");
     }
 
     /// Whether the limit on memory has killed a process since [`Group::limit`].
@@ -244,143 +268,6 @@ impl Group {
         let mut text = String::new();
         file.read_to_string(&mut text).ok()?;
         Some(text)
-    }
-}
-
-impl Base {
-    /// Finds where this process may make groups, and makes a folder for them there.
-    fn find() -> Option<Self> {
-        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        Base::second(&own).or_else(|| Base::first(&own))
-    }
-
-    /// The second version: the own group, or its parent if that was handed over empty.
-    fn second(own: &str) -> Option<Self> {
-        let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let top = Path::new(MOUNTED);
-        let own = top.join(path);
-        for folder in [Some(own.as_path()), own.parent()]
-            .into_iter()
-            .flatten()
-            .filter(|path| path.starts_with(top))
-        {
-            let has = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
-            let wanted = ["memory", "pids", "cpu"]
-                .into_iter()
-                .filter(|name| has.split_whitespace().any(|has| has == *name));
-            let enabled = wanted
-                .filter(|name| {
-                    fs::write(folder.join("cgroup.subtree_control"), format!("+{name}")).is_ok()
-                })
-                .collect::<Vec<_>>();
-            let base = folder.join(name());
-            if enabled.is_empty() || fs::create_dir(&base).is_err() {
-                continue;
-            }
-            for name in enabled {
-                // What cannot be passed on is missing in the groups, and then said to be.
-                let _ = fs::write(base.join("cgroup.subtree_control"), format!("+{name}"));
-            }
-            return Some(Base { folders: vec![(base, SECOND.to_vec())], is_second: true });
-        }
-        None
-    }
-
-    /// The first version: below the own group of each hierarchy.
-    fn first(own: &str) -> Option<Self> {
-        let mut folders = Vec::new();
-        for (controller, files) in FIRST {
-            let path = own.lines().find_map(|line| {
-                let mut parts = line.splitn(3, ':').skip(1);
-                let is_it = parts.next()?.split(',').any(|name| name == controller);
-                if is_it { parts.next() } else { None }
-            });
-            let Some(path) = path else { continue };
-            let base =
-                Path::new(MOUNTED).join(controller).join(path.trim_start_matches('/')).join(name());
-            // Hierarchies with two controllers are mounted once and named twice.
-            if fs::create_dir(&base).is_ok() || base.is_dir() {
-                folders.push((base, files.to_vec()));
-            }
-        }
-        if folders.is_empty() { None } else { Some(Base { folders, is_second: false }) }
-    }
-
-    /// The keeper's life: makes a group at each request, and removes all at the end.
-    fn keep(&self, launcher: &OwnedFd) {
-        let mut number = 0u32;
-        loop {
-            let mut request = [0u8; 1];
-            match rustix::net::recv(launcher, &mut request[..], RecvFlags::empty()) {
-                Ok((1, _)) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                _ => break,
-            }
-            let files = self.make(number);
-            number += 1;
-            let uses: Vec<u8> = files.iter().map(|(of, _)| *of as u8).collect();
-            let fds: Vec<_> = files.iter().map(|(_, file)| file.as_fd()).collect();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            if !fds.is_empty() {
-                ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-            }
-            let uses = if uses.is_empty() { vec![u8::MAX] } else { uses };
-            if rustix::net::sendmsg(
-                launcher,
-                &[IoSlice::new(&uses)],
-                &mut ancillary,
-                SendFlags::NOSIGNAL,
-            )
-            .is_err()
-            {
-                break;
-            }
-        }
-        for (base, _) in &self.folders {
-            for group in 0..number {
-                remove(&base.join(group.to_string()));
-            }
-            remove(base);
-        }
-    }
-
-    fn make(&self, number: u32) -> Vec<(Use, File)> {
-        let mut files = Vec::new();
-        for (base, names) in &self.folders {
-            let folder = base.join(number.to_string());
-            if fs::create_dir(&folder).is_err() {
-                continue;
-            }
-            for (of, name) in names {
-                let path = folder.join(name);
-                let file = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open(&path)
-                    .or_else(|_| File::open(&path));
-                if let Ok(file) = file {
-                    files.push((*of, file));
-                }
-            }
-        }
-        files.truncate(MAX_FILES);
-        files
-    }
-}
-
-fn name() -> String {
-    format!("buildbuildbuild-{}", rustix::process::getpid().as_raw_nonzero())
-}
-
-fn remove(folder: &Path) {
-    for _ in 0..REMOVAL_TRIES {
-        match fs::remove_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-            _ => return,
-        }
     }
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn assume(folders: &[PathBuf]) -> Result<Assumed, Fault> {
     });
     let outer = if is_host_root { 0 } else { STRANGER };
     let namespace = user_namespace(&format!("{ACTION_ID} {outer} 1"), Step::UserNamespace)?;
-    rustix::thread::set_thread_groups(&[]).during(Step::ChangeIdentity)?;
+    leave_groups()?;
     sys::enter(namespace.as_fd(), libc::CLONE_NEWUSER, Step::UserNamespace)?;
     let gid = rustix::process::Gid::from_raw(ACTION_ID);
     rustix::thread::set_thread_res_gid(gid, gid, gid).during(Step::ChangeIdentity)?;
@@ -86,6 +86,19 @@ pub(crate) fn assume(folders: &[PathBuf]) -> Result<Assumed, Fault> {
     sys::unshare(libc::CLONE_NEWNS, Step::Namespaces)?;
     let keeper = (!is_host_root).then_some(KEEPER);
     Ok(Assumed { folders, is_host_root, notes, host_user: outer, keeper })
+}
+
+/// Gives up all groups that this process has beside its own. Root of a user namespace in which nobody may do so keeps them: it is
+/// somebody else outside, whose groups they are, as a node's that is not root.
+fn leave_groups() -> Result<(), Fault> {
+    match rustix::thread::set_thread_groups(&[]) {
+        Err(rustix::io::Errno::PERM)
+            if fs::read("/proc/self/setgroups").is_ok_and(|says| says.starts_with(b"deny")) =>
+        {
+            Ok(())
+        }
+        outcome => outcome.during(Step::ChangeIdentity),
+    }
 }
 
 /// Mounts in which root's files are the stranger's, and the keeper's are the keeper's.

@@ -139,6 +139,10 @@ fn supervise(prepared: Prepared, stage: &Stage) -> Result<Option<Ending>, Fault>
         waited = tree.wait(Instant::now().checked_add(prepared.grace), |_| false);
     }
     let wall = start.elapsed();
+    if !is_namespace && let Some(group) = prepared.command.group() {
+        // At once: what forks all the time can win against looking for its children.
+        group.kill();
+    }
     tree.kill();
     if waited == Waited::Stopped {
         return Ok(None);

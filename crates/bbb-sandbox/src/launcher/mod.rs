@@ -13,6 +13,7 @@ mod command;
 mod groups;
 mod identity;
 mod init;
+mod keeper;
 pub(crate) mod mounts;
 mod network;
 mod processes;
@@ -324,6 +325,7 @@ impl Launcher<'_> {
             gone.extend(self.running.remove(&pid));
         }
         if self.stage.template.is_none() {
+            gone.iter().filter_map(|running| running.group.as_ref()).for_each(Group::kill);
             self.kill_strays();
         }
         for Running { id, group } in gone {

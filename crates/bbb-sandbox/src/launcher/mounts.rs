@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::processes;
@@ -51,7 +52,15 @@ pub(crate) fn add(
         libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV,
     )?;
     let quiet = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", root.join("proc"), "proc", quiet, None).during(Step::MountProc)?;
+    rustix::mount::mount("proc", root.join("proc"), "proc", quiet, None).map_err(|errno| {
+        let fault = Fault::new(Step::MountProc, errno.into());
+        // The kernel shows nobody a new one who sees only parts of the one that is there: most containers.
+        if errno == Errno::PERM {
+            fault.about("parts of the node's own are covered or read-only")
+        } else {
+            fault
+        }
+    })?;
     if let Some(id) = highest_id {
         processes::set_highest(id, &root.join("proc"))?;
     }

@@ -27,6 +27,9 @@ const NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP) as u32;
 
+/// `open_tree_attr(2)`, of Linux 6.15, by the number that it has everywhere.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 const REFUSED: &[libc::c_long] = &[
     // Mounts, both interfaces, and changes of root.
     libc::SYS_mount,
@@ -39,6 +42,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
+    OPEN_TREE_ATTR,
     libc::SYS_setns,
     // Kernel, modules and machine.
     libc::SYS_kexec_load,
@@ -50,6 +54,7 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_swapoff,
     libc::SYS_acct,
     libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
     libc::SYS_syslog,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
@@ -85,6 +90,7 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const FIRST_ARGUMENT: u32 = 16;
 const SECOND_ARGUMENT: u32 = 24;
+const THIRD_ARGUMENT: u32 = 32;
 
 /// What becomes of a call: the place, behind the search, of the instructions that see to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +103,9 @@ enum Verdict {
     Flags = 3,
     /// Refused if it is one of two requests to a terminal.
     Request = 8,
+    /// Refused if it sets a limit of another process: its init's are the only ones that matter, and without processor time or files
+    /// that could not tell how the action ended.
+    Limits = 13,
 }
 
 /// Calls from one number on, up to the next segment, that share a verdict.
@@ -137,6 +146,15 @@ pub(crate) fn filter() -> Vec<sock_filter> {
         jump(BPF_JEQ, 0x541c, 0, 1),
         refuse(libc::EPERM),
         give(SECCOMP_RET_ALLOW),
+        // Process 0 is the caller itself; where no limit comes in, one is asked for. A pointer has two halves.
+        load(FIRST_ARGUMENT),
+        jump(BPF_JEQ, 0, 5, 0),
+        load(THIRD_ARGUMENT),
+        jump(BPF_JEQ, 0, 0, 2),
+        load(THIRD_ARGUMENT + 4),
+        jump(BPF_JEQ, 0, 1, 0),
+        refuse(libc::EPERM),
+        give(SECCOMP_RET_ALLOW),
     ]);
     program
 }
@@ -150,6 +168,7 @@ fn segments() -> Vec<Segment> {
         (libc::SYS_clone, Verdict::Flags),
         (libc::SYS_unshare, Verdict::Flags),
         (libc::SYS_ioctl, Verdict::Request),
+        (libc::SYS_prlimit64, Verdict::Limits),
     ]);
     calls.sort_unstable_by_key(|(call, _)| *call);
     let mut segments = Vec::new();
@@ -217,7 +236,7 @@ mod tests {
     use super::*;
 
     /// What the kernel does with a program.
-    fn run(program: &[sock_filter], arch: u32, call: u32, arguments: [u32; 2]) -> u32 {
+    fn run(program: &[sock_filter], arch: u32, call: u32, arguments: [u64; 3]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = program[at];
@@ -230,8 +249,11 @@ mod tests {
                     value = match k {
                         NUMBER => call,
                         ARCH => arch,
-                        FIRST_ARGUMENT => arguments[0],
-                        SECOND_ARGUMENT => arguments[1],
+                        FIRST_ARGUMENT.. if k % 4 == 0 => {
+                            let (index, half) =
+                                ((k - FIRST_ARGUMENT) / 8, (k - FIRST_ARGUMENT) % 8);
+                            (arguments[index as usize] >> (half * 8)) as u32
+                        }
                         _ => panic!("loads from {k}"),
                     };
                     continue;
@@ -253,7 +275,7 @@ mod tests {
         assert!(program.len() < 256, "{} instructions", program.len());
         let refused = SECCOMP_RET_ERRNO | libc::EPERM as u32;
         let unknown = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-        let plain = |call| run(&program, ARCHITECTURE, call, [0, 0]);
+        let plain = |call| run(&program, ARCHITECTURE, call, [0; 3]);
         for call in 0..2000 {
             let is_listed = REFUSED.iter().chain(REFUSED_HERE).any(|other| number(*other) == call);
             let expected = match i64::from(call) {
@@ -268,7 +290,7 @@ mod tests {
                 assert_eq!(plain(call), unknown, "{call:#x}");
             }
         }
-        assert_eq!(run(&program, ARCHITECTURE ^ 1, 0, [0, 0]), SECCOMP_RET_KILL_PROCESS);
+        assert_eq!(run(&program, ARCHITECTURE ^ 1, 0, [0; 3]), SECCOMP_RET_KILL_PROCESS);
     }
 
     #[test]
@@ -277,12 +299,26 @@ mod tests {
         let refused = SECCOMP_RET_ERRNO | libc::EPERM as u32;
         let with = |call, arguments| run(&program, ARCHITECTURE, number(call), arguments);
         for call in [libc::SYS_clone, libc::SYS_unshare] {
-            assert_eq!(with(call, [libc::CLONE_NEWUSER as u32, 0]), refused);
-            assert_eq!(with(call, [(libc::CLONE_VM | libc::SIGCHLD) as u32, 0]), SECCOMP_RET_ALLOW);
+            assert_eq!(with(call, [libc::CLONE_NEWUSER as u64, 0, 0]), refused);
+            let harmless = (libc::CLONE_VM | libc::SIGCHLD) as u64;
+            assert_eq!(with(call, [harmless, 0, 0]), SECCOMP_RET_ALLOW);
         }
-        for request in [libc::TIOCSTI as u32, 0x541c] {
-            assert_eq!(with(libc::SYS_ioctl, [0, request]), refused);
+        for request in [libc::TIOCSTI, 0x541c] {
+            assert_eq!(with(libc::SYS_ioctl, [0, request, 0]), refused);
         }
-        assert_eq!(with(libc::SYS_ioctl, [0, libc::TCGETS as u32]), SECCOMP_RET_ALLOW);
+        assert_eq!(with(libc::SYS_ioctl, [0, libc::TCGETS, 0]), SECCOMP_RET_ALLOW);
+        for (process, limit, verdict) in [
+            (0, 0x7fff_0000_1000, SECCOMP_RET_ALLOW),
+            (1, 0, SECCOMP_RET_ALLOW),
+            (1, 0x1000, refused),
+            (1, 0x1_0000_0000, refused),
+            (7, 0x7fff_0000_1000, refused),
+        ] {
+            assert_eq!(
+                with(libc::SYS_prlimit64, [process, 0, limit]),
+                verdict,
+                "{process} {limit:x}"
+            );
+        }
     }
 }

@@ -1,7 +1,11 @@
-//! The tests once more as somebody else, or elsewhere. Both need root.
+//! The tests once more as somebody else, or elsewhere. Most need root.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+
+use bbb_sandbox::{Mode, Sandbox as _};
+
+use crate::rig::Rig;
 
 /// What a shell script below says where this machine lets it make no mount.
 const CANNOT: i32 = 77;
@@ -46,4 +50,49 @@ fn walls_stand_where_ids_cannot_be_mapped() {
         .args(["--mount", "--propagation", "private", "sh", "-c", script])
         .arg(folder.path())
         .arg(std::env::current_exe().unwrap()));
+}
+
+/// Runs a script as what containers call root: it is root of user, mount and pid namespaces of its own, and may drop no groups.
+fn run_as_root_of_a_container(script: &str, test: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    run(Command::new("unshare")
+        .args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "sh",
+            "-c",
+            script,
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .arg(test)
+        .env(INSIDE, "1")
+        .env("TMPDIR", folder.path()));
+}
+
+/// Set for a test that has started itself again.
+const INSIDE: &str = "BBB_INSIDE";
+
+#[test]
+fn walls_stand_for_the_root_of_a_container() {
+    run_as_root_of_a_container("exec $0 $1", "walls::");
+}
+
+/// Docker and its like cover parts of /proc, and the kernel then lets nobody in there have a new one.
+#[tokio::test]
+async fn where_a_container_has_no_proc_to_give_it_is_said() {
+    if std::env::var_os(INSIDE).is_none() {
+        let cover =
+            "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys || exit 77";
+        let name = "where_a_container_has_no_proc_to_give_it_is_said";
+        return run_as_root_of_a_container(&format!("{cover}; exec $0 $1"), name);
+    }
+    let rig = Rig::new(Mode::Auto).await;
+    let probe = rig.sandbox.probe();
+    assert_eq!(probe.mode, Mode::None);
+    assert!(probe.notes.iter().any(|note| note.contains("/proc: parts of")), "{:?}", probe.notes);
+    assert_eq!(rig.script("echo fine").await.stdout, "fine\n");
 }

@@ -295,3 +295,61 @@ async fn what_a_client_writes_is_cut_when_its_node_stops_and_stays_readable() {
         Err(LogError::Unknown)
     ));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_big_log_is_read_slowly_and_quickly_while_its_blob_goes() {
+    const BYTES: usize = 100 << 20;
+    let rig = Rig::start();
+    let (stdout, stderr) = (rig.file("stdout"), rig.file("stderr"));
+    let number = number();
+    let actions = rig.logs().begin(&InstanceName::default(), number, stdout.clone(), stderr);
+    let name = log(rig.logs().host(), number, bbb_reapi::Channel::Stdout);
+    let (mut slow, quick) =
+        (rig.logs().read(&name, 0).await.unwrap(), rig.logs().read(&name, 0).await.unwrap());
+    let quick = async move {
+        quick
+            .try_fold(0, |sum, piece| async move {
+                assert!(piece.len() <= 256 << 10);
+                Ok::<_, LogError>(sum + piece.len())
+            })
+            .await
+    };
+    let write = {
+        let path = stdout.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+            (0..BYTES >> 20).for_each(|at| file.write_all(&[at as u8; 1 << 20]).unwrap());
+        })
+    };
+    let end = async {
+        write.await.unwrap();
+        let hashed = HashedFile::hash(Function::Sha256, &stdout).unwrap();
+        let digest = hashed.digest();
+        rig.instances.get(&InstanceName::default()).cas.put(digest, hashed.into()).await.unwrap();
+        actions.end(digest, Digest::empty(Function::Sha256));
+        // As if it had to make room.
+        for file in walk(&rig.folder.path().join("store").join("cas")) {
+            std::fs::remove_file(file).unwrap();
+        }
+    };
+    let first = slow.next().await.unwrap().unwrap();
+    // The quick one comes to its end while the slow one stands still.
+    let (sum, ()) = tokio::join!(quick, end);
+    assert_eq!(sum.unwrap(), BYTES);
+    let mut read = first.len();
+    while let Some(piece) = slow.next().await {
+        let piece = piece.unwrap();
+        assert!(piece.len() <= 256 << 10);
+        assert_eq!(
+            (piece[0], piece[piece.len() - 1]),
+            ((read >> 20) as u8, ((read + piece.len() - 1) >> 20) as u8)
+        );
+        read += piece.len();
+    }
+    assert_eq!(read, BYTES);
+}
+
+fn walk(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

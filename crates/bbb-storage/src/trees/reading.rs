@@ -31,10 +31,12 @@ const MAX_DIRECTORIES: usize = 1 << 20;
 /// What a directory costs that is to be read or missing, in bytes: its digest in several lists.
 pub(super) const ENTRY_BYTES: u64 = 256;
 
-/// How many directories are put together right here. More take longer than a reactor may be held.
-const FEW: usize = 200;
+/// How many directories are put together right here, and how many nodes they may have in all. More take longer than a
+/// reactor may be held: each name is looked at.
+const FEW_DIRECTORIES: usize = 200;
+const FEW_NODES: usize = 10_000;
 
-/// A message of more bytes is parsed elsewhere, for the same reason.
+/// A message of more bytes is parsed and measured elsewhere, for the same reason.
 const SHORT_BYTES: u64 = 64 << 10;
 
 /// What was found of a tree.
@@ -122,8 +124,8 @@ impl Trees {
                 .buffered(CONCURRENT_READS);
             while let Some((digest, directory)) = read.next().await {
                 match directory {
-                    Ok(directory) => {
-                        if !self.grow(&mut reading.taken, memory_bytes(&directory), turn).await? {
+                    Ok((directory, bytes)) => {
+                        if !self.grow(&mut reading.taken, bytes, turn).await? {
                             return Ok(None);
                         }
                         let below = directory.directories.iter().map(|node| node.digest);
@@ -137,15 +139,17 @@ impl Trees {
         }
     }
 
-    async fn directory(&self, digest: Digest) -> Result<Directory, TreeError> {
+    /// One directory, and what it takes in memory.
+    async fn directory(&self, digest: Digest) -> Result<(Directory, u64), TreeError> {
         let bytes = self.message(digest).await?;
-        let function = digest.function();
+        let parse = move || {
+            let directory = Directory::decode(digest.function(), &bytes)?;
+            let bytes = memory_bytes(&directory);
+            Ok((directory, bytes))
+        };
         let directory = match digest.size_bytes() <= SHORT_BYTES {
-            true => Directory::decode(function, &bytes),
-            false => {
-                let decode = move || Ok(Directory::decode(function, &bytes));
-                blocking("parsing a directory", decode).await?
-            }
+            true => parse(),
+            false => blocking("parsing a directory", move || Ok(parse())).await?,
         };
         directory.map_err(|invalid| TreeError::invalid(digest, invalid))
     }
@@ -158,7 +162,7 @@ impl Trees {
     ) -> Result<Arc<Subtree>, TreeError> {
         let place =
             Place { instance: self.instance.clone(), alive: Arc::downgrade(&self.cache.alive) };
-        let subtree = match reading.read.len() <= FEW {
+        let subtree = match reading.is_small() {
             true => reading.assemble(root, &place)?,
             false => {
                 let assemble = move || Ok(reading.assemble(root, &place));
@@ -171,6 +175,15 @@ impl Trees {
 }
 
 impl Reading {
+    /// Whether what was read is put together in no time.
+    fn is_small(&self) -> bool {
+        let nodes = self
+            .read
+            .values()
+            .map(|read| read.files.len() + read.directories.len() + read.symlinks.len());
+        self.read.len() <= FEW_DIRECTORIES && nodes.sum::<usize>() <= FEW_NODES
+    }
+
     fn assemble(mut self, root: Digest, place: &Place) -> Result<Arc<Subtree>, TreeError> {
         let order = children_first(
             root,
@@ -226,4 +239,37 @@ pub(super) fn children_first<N: Clone, I: Iterator<Item = N>>(
         }
     }
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use bbb_digest::Function;
+    use bbb_reapi::{FileName, FileNode, NodeProperties};
+
+    use super::*;
+
+    fn reading(directories: usize, files: usize) -> Reading {
+        let empty = Digest::of(Function::Sha256, b"");
+        let file = |number: usize| FileNode {
+            name: FileName::new(&format!("f{number}")).unwrap(),
+            digest: empty,
+            is_executable: false,
+            properties: NodeProperties::default(),
+        };
+        let mut directory = Directory::default();
+        directory.files.extend((0..files).map(file));
+        let directory = Arc::new(directory);
+        let name = |number: usize| Digest::of(Function::Sha256, &number.to_be_bytes());
+        let read = (0..directories).map(|number| (name(number), Arc::clone(&directory)));
+        Reading { read: read.collect(), ..Reading::default() }
+    }
+
+    #[test]
+    fn neither_many_directories_nor_a_large_one_hold_the_reactor_up() {
+        assert!(reading(FEW_DIRECTORIES, 1).is_small());
+        assert!(!reading(FEW_DIRECTORIES + 1, 1).is_small());
+        assert!(reading(1, FEW_NODES).is_small());
+        assert!(!reading(1, FEW_NODES + 1).is_small());
+        assert!(!reading(FEW_DIRECTORIES, FEW_NODES).is_small());
+    }
 }

@@ -3,7 +3,7 @@
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode, str::FromStr};
 
 use anyhow::Context as _;
-use bbb_trial::stopwatch::{self, Amount, Asked, Fault, Note};
+use bbb_trial::stopwatch::{self, Amount, Asked, Fault, Note, Words};
 use clap::Parser;
 
 /// Runs actions of known length, and measures what each took beyond it.
@@ -33,6 +33,8 @@ enum Args {
         #[command(flatten)]
         asked: Asked,
     },
+    /// Run a command, and print how it ended and what it used.
+    Run(Words),
     /// Wait for an operation's end.
     Wait(Named),
     /// Cancel an operation.
@@ -65,6 +67,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             costs.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         }
         Args::Start { asked } => stopwatch::start(&asked).await?.to_string(),
+        Args::Run(words) => stopwatch::run(&words).await?,
         Args::Wait(named) => stopwatch::wait(&named.server, &named.name).await?,
         Args::Cancel(named) => {
             stopwatch::cancel(&named.server, &named.name).await?;

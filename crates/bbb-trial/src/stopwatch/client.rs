@@ -11,6 +11,7 @@ use bbb_reapi::{
             CancelOperationRequest, GetOperationRequest, Operation, operation,
             operations_client::OperationsClient,
         },
+        protobuf,
         reapi::{
             Action, BatchUpdateBlobsRequest, Command, Directory, ExecuteOperationMetadata,
             ExecuteRequest, ExecuteResponse, ExecutedActionMetadata, Platform,
@@ -30,13 +31,18 @@ use tonic::{
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
-/// An action that sleeps.
+/// An action, and what it asks of a worker.
 pub(super) struct Wanted {
-    pub(super) seed: u64,
-    pub(super) index: u64,
-    pub(super) length_ms: u64,
-    pub(super) output_bytes: u64,
+    pub(super) work: Work,
     pub(super) properties: Vec<(String, String)>,
+}
+
+/// What an action does.
+pub(super) enum Work {
+    /// Writes some bytes, then sleeps.
+    Sleep { seed: u64, index: u64, length_ms: u64, output_bytes: u64 },
+    /// Runs these words, each time anew.
+    Words { words: Vec<String>, timeout_ms: Option<u64> },
 }
 
 /// What came of an action.
@@ -44,6 +50,8 @@ pub(super) struct End {
     /// The operation's status, and what it says.
     pub(super) status: rpc::Status,
     pub(super) exit_code: i32,
+    /// What the server tells people of it.
+    pub(super) message: String,
     pub(super) is_cached: bool,
     /// What the server says of how it ran.
     pub(super) metadata: ExecutedActionMetadata,
@@ -54,8 +62,7 @@ pub(super) struct Client(Channel);
 
 /// Words that name the same action each time, and in whose place a process shows which it is: seconds to sleep, with a tail
 /// of digits that no other action has.
-fn seconds(wanted: &Wanted) -> String {
-    let Wanted { seed, index, length_ms, .. } = wanted;
+fn seconds(seed: u64, index: u64, length_ms: u64) -> String {
     format!(
         "{}.{:03}{:05}{:05}",
         length_ms / 1000,
@@ -83,14 +90,8 @@ impl Wanted {
         let property = |(name, value)| Property { name, value };
         let properties: Vec<_> = properties.into_iter().map(property).collect();
         let platform = (!properties.is_empty()).then_some(Platform { properties });
-        // The process is what it sleeps: whoever looks at processes can tell one run from two.
-        let Self { output_bytes, .. } = self;
-        let script = format!(
-            "head -c {output_bytes} /dev/urandom >output && exec /bin/sleep {}",
-            seconds(self)
-        );
         let command = blob(&Command {
-            arguments: ["/bin/sh", "-c", &script].map(str::to_owned).to_vec(),
+            arguments: self.work.words(),
             output_paths: vec!["output".to_owned()],
             output_files: vec!["output".to_owned()],
             platform: platform.clone(),
@@ -101,9 +102,33 @@ impl Wanted {
             command_digest: Some(command.0.to_proto()),
             input_root_digest: Some(root.0.to_proto()),
             platform,
+            timeout: self.work.timeout(),
+            do_not_cache: matches!(self.work, Work::Words { .. }),
             ..Action::default()
         });
         (action.0, vec![command, root, action])
+    }
+}
+
+impl Work {
+    fn words(&self) -> Vec<String> {
+        match self {
+            // The process is what it sleeps: whoever looks at processes can tell one run from two.
+            Self::Sleep { seed, index, length_ms, output_bytes } => {
+                let seconds = seconds(*seed, *index, *length_ms);
+                let script = format!(
+                    "head -c {output_bytes} /dev/urandom >output && exec /bin/sleep {seconds}"
+                );
+                vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
+            }
+            Self::Words { words, .. } => words.clone(),
+        }
+    }
+
+    fn timeout(&self) -> Option<protobuf::Duration> {
+        let Self::Words { timeout_ms: Some(ms), .. } = self else { return None };
+        let seconds = i64::try_from(ms / 1000).ok()?;
+        Some(protobuf::Duration { seconds, nanos: (ms % 1000) as i32 * 1_000_000 })
     }
 }
 
@@ -216,6 +241,7 @@ async fn follow(
         return Ok(End {
             status: response.status.unwrap_or_default(),
             exit_code: result.exit_code,
+            message: response.message,
             is_cached: response.cached_result,
             metadata: result.execution_metadata.unwrap_or_default(),
         });

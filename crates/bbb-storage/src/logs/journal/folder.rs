@@ -38,7 +38,7 @@ impl JournalFolder {
         lodging: Arc<dyn Lodging>,
         tasks: &TaskGroup,
     ) -> io::Result<Arc<Self>> {
-        fs::create_dir_all(folder.join(EntryName::folder(host)))?;
+        fs::create_dir_all(&folder)?;
         let journals = Arc::new(Self { folder, lodging, lodgers: Mutex::default() });
         let (stop, left) = (tasks.stop(), Arc::clone(&journals));
         tasks.spawn("left logs", async move {
@@ -84,8 +84,9 @@ impl JournalStore for JournalFolder {
     async fn write(&self, entry: &EntryName, bytes: Bytes) -> Result<()> {
         self.lodge(entry, bytes.len() as u64).await?;
         let path = self.path(entry);
+        let folder = self.folder.join(EntryName::folder(entry.host));
         let write = move || {
-            let wrote = fs::write(&path, &bytes);
+            let wrote = fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes));
             wrote.map_err(|error| Error::unavailable("writing what logs got", error))
         };
         let wrote = blocking("writing what logs got", write).await;

@@ -137,3 +137,6 @@ impl fmt::Display for Filter {
         self.0.iter().try_for_each(|word| write!(f, "{word:016x}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

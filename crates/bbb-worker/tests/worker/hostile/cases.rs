@@ -34,7 +34,7 @@ pub(super) enum Ends {
     Untried,
 }
 
-const fn both(
+pub(super) const fn both(
     what: &'static str,
     script: &'static str,
     outputs: &'static [&'static str],
@@ -43,12 +43,12 @@ const fn both(
     Case { what, script, outputs, walled: ends, bare: ends }
 }
 
-const fn walled(what: &'static str, script: &'static str, ends: Ends) -> Case {
+pub(super) const fn walled(what: &'static str, script: &'static str, ends: Ends) -> Case {
     Case { what, script, outputs: &[], walled: ends, bare: Untried }
 }
 
 /// What they say that come to their end as if nothing had been.
-const DONE: Ends = Says("done\n");
+pub(super) const DONE: Ends = Says("done\n");
 
 /// Ways out, and ways to what belongs to others.
 pub(super) const ESCAPES: &[Case] = &[
@@ -321,6 +321,18 @@ pub(super) const OUTPUTS: &[Case] = &[
         "mkdir d; printf x >'d/a\nb'; printf y >'d/ '; printf z >'d/\\'; ls d | wc -l",
         &["d"],
         Says("4\n"),
+    ),
+    both(
+        "names outputs as long as names may be",
+        r"mkdir d; n=$(printf %0255d 0); echo x >d/$n; mkdir -p e/$n/$n; echo y >e/$n/$n/$n; (echo z >d/${n}0) 2>/dev/null; ls d e/$n/$n | wc -c",
+        &["d", "e"],
+        Says("1031\n"),
+    ),
+    both(
+        "leaves links that lead out",
+        r#"ln -s "$SECRET" out; ln -s ../../../.. up; mkdir d; ln -s "$OUTSIDE" d/o; ln -s /proc/self/root d/r; ln -s d/o/x in-o; echo done"#,
+        &["out", "up", "d", "in-o"],
+        DONE,
     ),
     both(
         "names an output by what is no UTF-8",

@@ -57,3 +57,14 @@ async fn an_action_gets_the_processors_that_it_asks_for_and_no_more() {
     let took = metadata.virtual_execution_duration.unwrap();
     assert!(took.seconds * 1000 + i64::from(took.nanos) / 1_000_000 >= 1000, "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_of_standard_output_is_kept_whole() {
+    const BYTES: i64 = 1 << 30;
+    let rig = Rig::new(Mode::Namespaces).await;
+    let done = rig.run(Tree::default(), &command(&format!("head -c {BYTES} /dev/zero"), &[])).await;
+    assert_eq!((done.code(), done.result().exit_code), (0, 0), "{}", done.error());
+    assert_eq!(done.result().stdout_digest.as_ref().unwrap().size_bytes, BYTES);
+    rig.is_clean().await;
+    assert_eq!(rig.stdout_of(Tree::default(), "echo fine").await, "fine\n");
+}

@@ -1,9 +1,10 @@
 //! Actions that are incomplete, wrong or mean harm.
 //!
-//! Those whose clients are wrong are here; what is done by commands is in `cases`, which `trial` runs in every way there is.
+//! Those whose clients are wrong are here; what is done by commands is in `cases` and `kernel`, which `trial` runs in every way there is.
 
 mod cases;
 mod hogs;
+mod kernel;
 mod rungs;
 mod trial;
 

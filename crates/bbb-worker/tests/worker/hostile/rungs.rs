@@ -5,6 +5,7 @@
 
 use std::{path::Path, process::Command};
 
+use bbb_reapi::{ToProto as _, proto::reapi};
 use bbb_sandbox::Mode;
 use bbb_worker::Rung;
 
@@ -40,6 +41,39 @@ async fn over_inputs_without_overlays() {
         Rung::Reflinks => try_inputs(rig, CHANGES).await,
         other => panic!("{other:?}: {line}"),
     }
+}
+
+/// More links than a file may have on ext4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_has_as_many_places_as_a_tree_wants_where_places_are_links() {
+    const FOLDERS: usize = 66;
+    const FILES: usize = 1000;
+    let rig = Rig::without_overlays().await;
+    if rig.local.ladder().best() != Rung::HardLinks {
+        // Others have the test `bases` for their links.
+        println!("not tried: {}", rig.local.ladder());
+        return;
+    }
+    let names = (0..FILES).map(|file| format!("f{file:03}"));
+    let mut below = Tree::default();
+    below.directory.files.extend(names.map(|name| Tree::node(&name, b"hot\n")));
+    rig.put(&b"hot\n"[..]).await;
+    let digest = rig.put_tree(below).await;
+    let mut tree = Tree::default();
+    tree.directory.directories.extend((0..FOLDERS).map(|folder| reapi::DirectoryNode {
+        name: format!("d{folder:02}"),
+        digest: Some(digest.to_proto()),
+    }));
+    let script = "find . -type f -exec cat {} + | sort | uniq -c; find . -type f -printf '%m\\n' | sort | uniq -c
+        find . -type f -printf '%i\\n' | sort -u | wc -l";
+    let done = rig.run(tree, &command(script, &[])).await;
+    let said = rig.stdout(&done).await;
+    let words: Vec<_> = said.split_whitespace().collect();
+    let all = (FOLDERS * FILES).to_string();
+    assert_eq!(words[..4], [&all, "hot", &all, "444"], "{}", rig.stderr(&done).await);
+    // Links, of as few files as that takes.
+    assert!(words[4].parse::<usize>().unwrap() <= 3, "{said}");
+    rig.is_clean().await;
 }
 
 #[tokio::test]

@@ -3,7 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            fs::MetadataExt as _,
+            net::{SocketAddr, UnixListener},
+        },
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +21,10 @@ use bbb_scheduler::Outcome;
 use bbb_worker::{Executor as _, Report};
 use prost::Message as _;
 
-use super::cases::{CHANGES, Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS};
+use super::{
+    cases::{CHANGES, Case, DAEMONS, ESCAPES, Ends, INPUTS, OUTPUTS},
+    kernel::KERNEL,
+};
 use crate::{
     rig::{FUNCTION, Rig, Tree, command},
     unprivileged::run_as_nobody,
@@ -43,6 +52,8 @@ struct Trial {
     outside: PathBuf,
     secret: PathBuf,
     mark: String,
+    /// A socket of the host that has [`Trial::mark`] for its abstract name.
+    _socket: UnixListener,
     store: BTreeMap<PathBuf, Seen>,
     idle: usize,
 }
@@ -62,7 +73,10 @@ impl Trial {
         let secret = rig.path().join("secret");
         fs::write(&secret, "secret\n").unwrap();
         let mark = format!("7{}{:09}", std::process::id(), rand_of(rig.path()));
+        let address = SocketAddr::from_abstract_name(&mark).unwrap();
+        let socket = UnixListener::bind_addr(&address).unwrap();
         let mut trial = Self {
+            _socket: socket,
             rig,
             mode,
             spare,
@@ -256,7 +270,7 @@ fn rand_of(path: &Path) -> u32 {
 }
 
 async fn try_all(rig: Rig, mode: Mode, spare: usize) {
-    try_some(rig, mode, spare, &[ESCAPES, CHANGES, INPUTS, DAEMONS, OUTPUTS]).await;
+    try_some(rig, mode, spare, &[ESCAPES, KERNEL, CHANGES, INPUTS, DAEMONS, OUTPUTS]).await;
 }
 
 /// Tries what can be done to inputs: to their names, and these changes.
