@@ -10,10 +10,11 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{ActionCache, Complete, Disk, Error, Instances};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::time;
+use tokio::{sync::Semaphore, time};
 
 use crate::{
-    AssetUri, Failed, Failure, Kind, Origins, Qualifiers, Record,
+    AssetUri, Failed, Failure, Kind, Origins, Qualifiers, Record, UnpackLimits,
+    directory::{Trees, part},
     download::{Got, Wish, download},
     flight::{Flights, NoOutcome},
     key::key,
@@ -27,6 +28,9 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How many URIs are looked up, and records written, at a time.
 const LOOKED_UP_AT_ONCE: usize = 8;
+
+/// How many archives are unpacked at a time, each of which takes a thread and up to some 150 MiB.
+const UNPACKED_AT_ONCE: usize = 2;
 
 /// The longest story of a failure, in bytes.
 const MAX_STORY_BYTES: usize = 4 << 10;
@@ -139,6 +143,8 @@ struct Shared {
     /// The largest that is fetched.
     limit_bytes: u64,
     flights: Flights<Result<Found, FetchError>>,
+    /// Turns to unpack.
+    unpacking: Semaphore,
 }
 
 impl fmt::Debug for Assets {
@@ -159,7 +165,9 @@ impl Assets {
         tasks: &TaskGroup,
     ) -> Self {
         let flights = Flights::new(tasks.clone());
-        Self(Arc::new(Shared { instances, records, disk, origins, limit_bytes, flights }))
+        let unpacking = Semaphore::new(UNPACKED_AT_ONCE);
+        let shared = Shared { instances, records, disk, origins, limit_bytes, flights, unpacking };
+        Self(Arc::new(shared))
     }
 
     /// Finds an asset that is remembered.
@@ -309,12 +317,6 @@ impl Shared {
             Origin::Fetched(validators) => Some(validators),
             Origin::Pushed => None,
         });
-        if fetch.kind == Kind::Directory {
-            return Err(Failure::new(
-                Failed::NotFound,
-                "nobody pushed it, and directories are not fetched yet",
-            ));
-        }
         let wish = Wish {
             url,
             headers: fetch.qualifiers.credentials().headers(index),
@@ -333,7 +335,7 @@ impl Shared {
                 ));
             }
             (Got::Bytes(spooled, validators), _) => {
-                (self.take_in(fetch, &spooled).await?, validators)
+                (self.take_in(fetch, spooled).await?, validators)
             }
         };
         let record = fetched(fetch.kind, content, validators, now);
@@ -343,15 +345,24 @@ impl Shared {
         }
         Ok(found(index, &record))
     }
-}
 
-impl Shared {
-    /// Stores what was downloaded, and says what the asset is.
-    async fn take_in(&self, fetch: &Fetch, spooled: &Spooled) -> Result<Digest, Failure> {
+    /// Stores what was downloaded: as it is, or what is in it.
+    async fn take_in(&self, fetch: &Fetch, spooled: Spooled) -> Result<Digest, Failure> {
         let cas = self.instances.get(&fetch.instance).cas;
-        let digest = spooled.hashed().digest();
-        cas.put(digest, spooled.hashed().clone().into()).await?;
-        Ok(digest)
+        match fetch.kind {
+            Kind::Blob => {
+                let digest = spooled.hashed().digest();
+                cas.put(digest, spooled.hashed().clone().into()).await?;
+                Ok(digest)
+            }
+            Kind::Directory => {
+                let limits = UnpackLimits::of_bytes(self.limit_bytes);
+                let part = part(&fetch.qualifiers, &limits)?;
+                let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
+                let _turn = self.unpacking.acquire().await;
+                trees.store_archive(spooled, part, limits).await
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::{
     Integrity, Origins, Validators,
-    failure::{Failed, Failure},
+    failure::{Failed, Failure, story},
     origin::{Answer, HopError},
     spool::{Spool, SpoolError, Spooled},
     uri::shown,
@@ -92,17 +92,6 @@ impl From<HopError> for Trouble {
             HopError::Slow(..) => Self::passing(Failed::TooLate, text),
         }
     }
-}
-
-/// An error with all its causes.
-fn story(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Downloads what is wished for.

@@ -49,3 +49,14 @@ impl Failure {
         }
     }
 }
+
+/// An error with all its causes.
+pub(crate) fn story(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -8,6 +8,7 @@
 
 mod assets;
 mod credentials;
+mod directory;
 mod download;
 mod failure;
 mod flight;
@@ -18,6 +19,7 @@ mod reach;
 mod record;
 mod spool;
 mod sri;
+mod unpack;
 mod uri;
 
 pub use assets::{Assets, Fetch, FetchError, Found, Push, RecordsOf};
@@ -29,4 +31,5 @@ pub use qualifiers::Qualifiers;
 pub use reach::{IsOwn, Place, PlaceError, Reach, Refused};
 pub use record::{Origin, Record, Validators};
 pub use sri::Integrity;
+pub use unpack::{Archive, EntryPath, Sink, UnpackError, UnpackLimits, unpack, unpack_tar};
 pub use uri::AssetUri;

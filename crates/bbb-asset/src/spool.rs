@@ -200,7 +200,6 @@ impl Spooled {
     }
 
     /// Where it lies.
-    #[expect(dead_code, reason = "archives are unpacked from there")]
     pub(crate) fn path(&self) -> &Path {
         &self.path.0
     }

@@ -232,12 +232,16 @@ impl Rig {
 }
 
 pub(crate) fn wanted(uris: &[&str], pairs: &[(&str, &str)]) -> Fetch {
+    wanted_as(Kind::Blob, uris, pairs)
+}
+
+pub(crate) fn wanted_as(kind: Kind, uris: &[&str], pairs: &[(&str, &str)]) -> Fetch {
     let uris: Vec<AssetUri> =
         uris.iter().map(|uri| AssetUri::parse("uris", uri).unwrap()).collect();
-    let qualifiers = Qualifiers::parse(Kind::Blob, &uris, pairs.iter().copied()).unwrap();
+    let qualifiers = Qualifiers::parse(kind, &uris, pairs.iter().copied()).unwrap();
     Fetch {
         instance: InstanceName::default(),
-        kind: Kind::Blob,
+        kind,
         function: Function::Sha256,
         uris,
         qualifiers,
