@@ -10,13 +10,16 @@ use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{ActionCache, Complete, Disk, Error, Instances};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use http::HeaderMap;
 use tokio::{sync::Semaphore, time};
+use url::Url;
 
 use crate::{
     AssetUri, Failed, Failure, Kind, Origins, Qualifiers, Record, UnpackLimits,
     directory::{Trees, part},
     download::{Got, Wish, download},
     flight::{Flights, NoOutcome},
+    git,
     key::key,
     record::{Origin, Standing, Validators},
     spool::Spooled,
@@ -31,6 +34,9 @@ const LOOKED_UP_AT_ONCE: usize = 8;
 
 /// How many archives are unpacked at a time, each of which takes a thread and up to some 150 MiB.
 const UNPACKED_AT_ONCE: usize = 2;
+
+/// How many repositories are fetched at a time, each by some processes of its own.
+const CLONED_AT_ONCE: usize = 4;
 
 /// The longest story of a failure, in bytes.
 const MAX_STORY_BYTES: usize = 4 << 10;
@@ -143,8 +149,9 @@ struct Shared {
     /// The largest that is fetched.
     limit_bytes: u64,
     flights: Flights<Result<Found, FetchError>>,
-    /// Turns to unpack.
+    /// Turns to unpack, and to fetch a repository.
     unpacking: Semaphore,
+    cloning: Semaphore,
 }
 
 impl fmt::Debug for Assets {
@@ -166,7 +173,9 @@ impl Assets {
     ) -> Self {
         let flights = Flights::new(tasks.clone());
         let unpacking = Semaphore::new(UNPACKED_AT_ONCE);
-        let shared = Shared { instances, records, disk, origins, limit_bytes, flights, unpacking };
+        let cloning = Semaphore::new(CLONED_AT_ONCE);
+        let shared =
+            Shared { instances, records, disk, origins, limit_bytes, flights, unpacking, cloning };
         Self(Arc::new(shared))
     }
 
@@ -313,6 +322,30 @@ impl Shared {
                 "is no http or https URL, and nobody pushed it",
             ));
         };
+        let (content, validators) = match fetch.kind {
+            Kind::Directory if git::is_asked_for(&fetch.qualifiers) => {
+                let headers = fetch.qualifiers.credentials().headers(index);
+                (self.clone_tree(fetch, url, headers).await?, Validators::default())
+            }
+            Kind::Blob | Kind::Directory => self.download(fetch, index, url, known, now).await?,
+        };
+        let record = fetched(fetch.kind, content, validators, now);
+        if fetch.qualifiers.may_be_shared() {
+            let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
+            self.records(&fetch.instance).put(key, record.to_result()).await?;
+        }
+        Ok(found(index, &record))
+    }
+
+    /// Downloads from one URL, unless what is known is still right; says what the asset is.
+    async fn download(
+        &self,
+        fetch: &Fetch,
+        index: usize,
+        url: &Url,
+        known: Option<&Record>,
+        now: SystemTime,
+    ) -> Result<(Digest, Validators), Failure> {
         let validators = known.and_then(|record| match &record.origin {
             Origin::Fetched(validators) => Some(validators),
             Origin::Pushed => None,
@@ -326,24 +359,29 @@ impl Shared {
             limit_bytes: self.limit_bytes,
         };
         let got = download(&self.origins, &self.disk, &wish, now).await?;
-        let (content, validators) = match (got, known) {
-            (Got::Unchanged(validators), Some(record)) => (record.content, validators),
+        match (got, known) {
+            (Got::Unchanged(validators), Some(record)) => Ok((record.content, validators)),
             (Got::Unchanged(_), None) => {
-                return Err(Failure::new(
-                    Failed::Aborted,
-                    "it says that nothing has changed, unasked",
-                ));
+                Err(Failure::new(Failed::Aborted, "it says that nothing has changed, unasked"))
             }
             (Got::Bytes(spooled, validators), _) => {
-                (self.take_in(fetch, spooled).await?, validators)
+                Ok((self.take_in(fetch, spooled).await?, validators))
             }
-        };
-        let record = fetched(fetch.kind, content, validators, now);
-        if fetch.qualifiers.may_be_shared() {
-            let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
-            self.records(&fetch.instance).put(key, record.to_result()).await?;
         }
-        Ok(found(index, &record))
+    }
+
+    /// Fetches a repository.
+    async fn clone_tree(
+        &self,
+        fetch: &Fetch,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Digest, Failure> {
+        let limits = UnpackLimits::of_bytes(self.limit_bytes);
+        let cas = self.instances.get(&fetch.instance).cas;
+        let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
+        let _turn = self.cloning.acquire().await;
+        git::fetch(&self.origins, &trees, url, headers, &fetch.qualifiers, limits).await
     }
 
     /// Stores what was downloaded: as it is, or what is in it.

@@ -1,27 +1,24 @@
 //! The download of one URL: redirects followed, what breaks off taken up again, the bytes checked.
 
 use std::{
-    io::ErrorKind,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bbb_digest::Function;
-use bbb_storage::{Disk, Error};
+use bbb_storage::Disk;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time;
 use url::Url;
 
 use crate::{
     Integrity, Origins, Validators,
-    failure::{Failed, Failure, story},
-    origin::{Answer, HopError},
+    failure::{Failed, Failure},
+    follow::{Trouble, follow, refusal},
+    origin::Answer,
     spool::{Spool, SpoolError, Spooled},
     uri::shown,
 };
-
-/// How many redirects are followed.
-const MAX_REDIRECTS: usize = 10;
 
 /// How often one URL is tried, and how long to wait before the second time; later on longer.
 const ATTEMPTS: u32 = 4;
@@ -52,46 +49,6 @@ pub(crate) enum Got {
     Bytes(Spooled, Validators),
     /// The copy that is known is still right.
     Unchanged(Validators),
-}
-
-/// A download that may be tried again.
-struct Trouble {
-    failure: Failure,
-    /// None if it is of no use; else when, if the origin said so.
-    again: Option<Option<Duration>>,
-}
-
-impl Trouble {
-    fn last(failed: Failed, what: impl Into<String>) -> Self {
-        Self { failure: Failure::new(failed, what), again: None }
-    }
-
-    fn passing(failed: Failed, what: impl Into<String>) -> Self {
-        Self { failure: Failure::new(failed, what), again: Some(None) }
-    }
-}
-
-impl From<Error> for Trouble {
-    fn from(error: Error) -> Self {
-        Self { failure: Failure::Storage(error), again: None }
-    }
-}
-
-impl From<HopError> for Trouble {
-    fn from(error: HopError) -> Self {
-        let text = story(&error);
-        match error {
-            HopError::Refused(_) => Self::last(Failed::Denied, text),
-            // So TLS says that something is wrong, and not merely broken off.
-            HopError::Unreachable { source, .. } if source.kind() == ErrorKind::InvalidData => {
-                Self::last(Failed::Aborted, text)
-            }
-            HopError::Unreachable { .. } | HopError::Broken { .. } => {
-                Self::passing(Failed::Aborted, text)
-            }
-            HopError::Slow(..) => Self::passing(Failed::TooLate, text),
-        }
-    }
 }
 
 /// Downloads what is wished for.
@@ -169,43 +126,10 @@ impl Download<'_> {
         Ok(Came::All(validators))
     }
 
-    /// Asks, and follows where it is sent on to.
     async fn follow(&self) -> Result<Answer, Trouble> {
-        let mut url = self.wish.url.clone();
-        for _ in 0..=MAX_REDIRECTS {
-            let answer = self.origins.get(&url, self.headers_for(&url)).await.map_err(|error| {
-                let mut trouble = Trouble::from(error);
-                if url != *self.wish.url {
-                    trouble.failure =
-                        trouble.failure.after(&format!("redirected to {}", shown(&url)));
-                }
-                trouble
-            })?;
-            if !is_redirect(answer.status()) {
-                return Ok(answer);
-            }
-            let next = answer.header(header::LOCATION).and_then(|location| url.join(location).ok());
-            let Some(mut next) = next else {
-                return Err(Trouble::last(Failed::Aborted, "it redirects to nowhere"));
-            };
-            if !matches!(next.scheme(), "http" | "https") {
-                let what = format!("it redirects to {}, which is no http or https", shown(&next));
-                return Err(Trouble::last(Failed::Denied, what));
-            }
-            if url.scheme() == "https" && next.scheme() == "http" && self.wish.integrity.is_none() {
-                let what = format!(
-                    "it redirects from https to {}, and there is no checksum",
-                    shown(&next)
-                );
-                return Err(Trouble::last(Failed::Denied, what));
-            }
-            // What lets somebody in is the client's to send.
-            let _ = (next.set_username(""), next.set_password(None));
-            next.set_fragment(None);
-            url = next;
-        }
-        let what = format!("it redirects more than {MAX_REDIRECTS} times");
-        Err(Trouble::last(Failed::Aborted, what))
+        let is_checked = self.wish.integrity.is_some();
+        let headers = |url: &Url| self.headers_for(url);
+        follow(self.origins, self.wish.url, is_checked, headers).await.map(|(_, answer)| answer)
     }
 
     /// The headers for one hop: those of the client to the host that they are meant for, alone.
@@ -283,29 +207,6 @@ impl Download<'_> {
             renewed.last_modified = renewed.last_modified.or_else(|| known.last_modified.clone());
         }
         renewed
-    }
-}
-
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// What an answer says that is not the asset. Its body, whatever it is, is not the asset either.
-fn refusal(answer: &Answer) -> Trouble {
-    let status = answer.status();
-    let what = format!("the origin answers {status}");
-    let pause = answer.header(header::RETRY_AFTER).and_then(|after| after.trim().parse().ok());
-    let pause = pause.map(Duration::from_secs);
-    match status.as_u16() {
-        404 | 410 => Trouble::last(Failed::NotFound, what),
-        401 | 403 | 407 | 451 => Trouble::last(Failed::Denied, what),
-        429 => Trouble { again: Some(pause), ..Trouble::last(Failed::Exhausted, what) },
-        408 | 500 | 502 | 503 | 504 => {
-            Trouble { again: Some(pause), ..Trouble::last(Failed::Aborted, what) }
-        }
-        // A server that cannot go on: it is asked for the whole.
-        206 | 416 => Trouble::passing(Failed::Aborted, what),
-        _ => Trouble::last(Failed::Aborted, what),
     }
 }
 

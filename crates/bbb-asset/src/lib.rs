@@ -12,6 +12,8 @@ mod directory;
 mod download;
 mod failure;
 mod flight;
+mod follow;
+mod git;
 mod key;
 mod origin;
 mod qualifiers;

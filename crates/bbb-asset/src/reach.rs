@@ -179,6 +179,11 @@ impl Reach {
         Ok(())
     }
 
+    /// Whether a connection is listed as allowed, wherever it goes.
+    pub(crate) fn allows(&self, host: &str, port: u16, address: Option<IpAddr>) -> bool {
+        self.allow.iter().any(|place| place.holds(host, port, address))
+    }
+
     /// Judges a host that a proxy will look up: by its name alone, or by the address that the name is.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[expect(dead_code, reason = "shared with tests of blobs")]
 mod rig;
 
 use std::{fmt::Write as _, time::SystemTime};

@@ -55,23 +55,46 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
+/// How an origin is reached.
+pub(crate) enum Way {
+    /// At one of these addresses, which were judged.
+    Direct(Vec<SocketAddr>),
+    /// Through a proxy, which looks names up.
+    Proxy(Proxy),
+}
+
 impl Origins {
     /// A connection over which `url` can be asked for, and how.
     pub(super) async fn connect(&self, url: &Url) -> Result<(Stream, Form), HopError> {
+        let host = url.host_str().unwrap_or_default();
+        let is_tls = url.scheme() == "https";
+        match self.way(url).await? {
+            Way::Proxy(proxy) => {
+                let stream = self.connect_to_proxy(&proxy).await?;
+                if !is_tls {
+                    return Ok((stream, Form::Absolute(proxy.login)));
+                }
+                let port = url.port_or_known_default().unwrap_or_default();
+                let stream = tunnel(stream, host, port, proxy.login).await?;
+                Ok((self.shake(host, stream).await?, Form::Origin))
+            }
+            Way::Direct(addresses) => {
+                let stream: Stream = Box::new(connect_to_any(host, &addresses).await?);
+                let stream = if is_tls { self.shake(host, stream).await? } else { stream };
+                Ok((stream, Form::Origin))
+            }
+        }
+    }
+
+    /// The way on which `url` may be asked for.
+    pub(crate) async fn way(&self, url: &Url) -> Result<Way, HopError> {
         let unreachable =
             |what: &str| HopError::unreachable(what, io::ErrorKind::InvalidInput.into());
         let host = url.host_str().ok_or_else(|| unreachable("the URL has no host"))?;
         let port = url.port_or_known_default().ok_or_else(|| unreachable("the URL has no port"))?;
-        let is_tls = url.scheme() == "https";
         if let Some(proxy) = self.proxies.of(url).transpose()? {
             self.reach.judge_name(host, port)?;
-            let stream = self.connect_to_proxy(&proxy).await?;
-            let login = proxy.login;
-            if !is_tls {
-                return Ok((stream, Form::Absolute(login)));
-            }
-            let stream = tunnel(stream, host, port, login).await?;
-            return Ok((self.shake(host, stream).await?, Form::Origin));
+            return Ok(Way::Proxy(proxy));
         }
         let addresses = self.look_up(host, port).await?;
         let mut judged = Vec::new();
@@ -82,12 +105,22 @@ impl Origins {
                 Err(error) => refused = Some(error),
             }
         }
-        if let (true, Some(refused)) = (judged.is_empty(), refused) {
-            return Err(refused.into());
+        match (judged.is_empty(), refused) {
+            (true, Some(refused)) => Err(refused.into()),
+            _ => Ok(Way::Direct(judged)),
         }
-        let stream: Stream = Box::new(connect_to_any(host, &judged).await?);
-        let stream = if is_tls { self.shake(host, stream).await? } else { stream };
-        Ok((stream, Form::Origin))
+    }
+
+    /// Whether `--fetch_allow` lists an origin that is reached on this way, and not just nothing forbids it.
+    pub(crate) fn is_listed(&self, url: &Url, way: &Way) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or_default();
+        match way {
+            Way::Proxy(_) => self.reach.allows(host, port, None),
+            Way::Direct(addresses) => {
+                addresses.iter().all(|address| self.reach.allows(host, port, Some(address.ip())))
+            }
+        }
     }
 
     /// The proxy is the operator's choice, wherever it is.

@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::{Reach, Refused};
 
+pub(crate) use connect::Way;
 pub use connect::{LookUp, system_lookup};
 
 /// How long the head of an answer may take.

@@ -12,11 +12,11 @@ use super::HopError;
 pub(super) struct Proxies(Option<Matcher>);
 
 /// A proxy.
-pub(super) struct Proxy {
-    pub(super) host: String,
-    pub(super) port: u16,
+pub(crate) struct Proxy {
+    pub(crate) host: String,
+    pub(crate) port: u16,
     /// `Proxy-Authorization`.
-    pub(super) login: Option<HeaderValue>,
+    pub(crate) login: Option<HeaderValue>,
 }
 
 impl Proxies {

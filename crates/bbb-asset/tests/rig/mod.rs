@@ -1,5 +1,7 @@
 //! A file server that does what it is told, however bad, and assets that are fetched from it.
 
+#![allow(dead_code, reason = "shared by tests of which none uses all of it")]
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -221,6 +223,11 @@ impl Rig {
     /// What the store has as what was found.
     pub(crate) async fn bytes(&self, found: &Found) -> Bytes {
         self.stores.cas.get_bytes(found.content, LIMIT_BYTES).await.unwrap()
+    }
+
+    /// Where files lie that are not done.
+    pub(crate) fn scratch(&self) -> std::path::PathBuf {
+        self.disk.scratch()
     }
 
     /// What the store holds: blobs, records, files that are not done.

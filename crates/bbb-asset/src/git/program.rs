@@ -1,0 +1,166 @@
+//! The program `git`, with nothing of this machine's settings and in a folder of its own.
+//!
+//! It connects to no address but those that it is given, follows no redirect, asks nobody for a password, runs no hook or filter and
+//! fetches no submodule. What it is told stands in its environment, not among its arguments, which all can read.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use super::leash::{Bounds, Held, Leash};
+
+/// Settings that do not depend on what is fetched.
+const SETTINGS: [(&str, &str); 17] = [
+    ("advice.detachedHead", "false"),
+    ("core.askPass", "/bin/false"),
+    ("core.bigFileThreshold", "8m"),
+    ("core.hooksPath", "/dev/null"),
+    ("core.packedGitWindowSize", "16m"),
+    ("core.packedGitLimit", "256m"),
+    ("credential.helper", ""),
+    ("fetch.recurseSubmodules", "false"),
+    // One pack, whose size is bounded, and not many objects.
+    ("fetch.unpackLimit", "1"),
+    ("gc.auto", "0"),
+    ("http.followRedirects", "false"),
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "60"),
+    ("maintenance.auto", "false"),
+    ("pack.threads", "2"),
+    ("protocol.allow", "never"),
+    ("tar.umask", "022"),
+];
+
+/// Takes back what files of the repository say of how they are to be packed: its content is what was committed.
+const ATTRIBUTES: &str =
+    "* -export-ignore -export-subst -text -crlf -eol -ident -filter -working-tree-encoding\n";
+
+/// What is passed on of this process's environment.
+const PASSED_ON: [&str; 3] = ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+
+/// How much of what it says is told, in bytes.
+const MAX_TOLD_BYTES: u64 = 1 << 10;
+
+/// How much address space each process may have.
+const MEMORY_BYTES: u64 = 4 << 30;
+
+/// A repository that is empty at first, and gone when this is.
+pub(super) struct Git {
+    folder: PathBuf,
+    settings: Vec<(String, String)>,
+    leash: Leash,
+    bounds: Bounds,
+}
+
+/// Why the program did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GitError {
+    /// It is not there.
+    #[error("there is no program git on this node, by which repositories are fetched")]
+    Absent,
+    /// It has failed, for what it says.
+    #[error("git {0} fails: {1}")]
+    Failed(&'static str, String),
+    /// A fault of this machine.
+    #[error("cannot run git")]
+    Broken(#[from] io::Error),
+}
+
+impl Git {
+    /// A repository in `folder`, which is made. `settings` come before all others; no file may have more than `limit_bytes`.
+    pub(super) fn init(
+        folder: PathBuf,
+        object_format: &'static str,
+        settings: Vec<(String, String)>,
+        limit_bytes: u64,
+        leash: Leash,
+    ) -> Result<Self, GitError> {
+        fs::create_dir(&folder)?;
+        let bounds = Bounds { file_bytes: limit_bytes, memory_bytes: MEMORY_BYTES };
+        let git = Self { folder, settings, leash, bounds };
+        let format = format!("--object-format={object_format}");
+        git.run("init", &["--quiet", "--bare", "--template=", &format, "."])?;
+        fs::create_dir_all(git.folder.join("info"))?;
+        fs::write(git.folder.join("info/attributes"), ATTRIBUTES)?;
+        Ok(git)
+    }
+
+    /// Runs a command to its end.
+    pub(super) fn run(&self, command: &'static str, arguments: &[&str]) -> Result<(), GitError> {
+        self.finish(command, self.start(command, arguments, Stdio::null())?)
+    }
+
+    /// Starts a command.
+    pub(super) fn start(
+        &self,
+        command: &'static str,
+        arguments: &[&str],
+        stdout: Stdio,
+    ) -> Result<Held, GitError> {
+        let mut git = Command::new("git");
+        git.arg(command).args(arguments).current_dir(&self.folder);
+        git.env_clear()
+            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        git.envs([
+            ("GIT_ASKPASS", "/bin/false"),
+            ("GIT_ATTR_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_NO_LAZY_FETCH", "1"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("LC_ALL", "C"),
+        ]);
+        // It is nowhere else looked for.
+        git.env("GIT_DIR", &self.folder).env("HOME", &self.folder);
+        let fixed = SETTINGS.iter().map(|(key, value)| (*key, *value));
+        let own = self.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let count = SETTINGS.len() + self.settings.len();
+        git.env("GIT_CONFIG_COUNT", count.to_string());
+        for (index, (key, value)) in fixed.chain(own).enumerate() {
+            git.env(format!("GIT_CONFIG_KEY_{index}"), key);
+            git.env(format!("GIT_CONFIG_VALUE_{index}"), value);
+        }
+        let said = File::create(self.said())?;
+        git.stdin(Stdio::null()).stdout(stdout).stderr(said);
+        self.leash.start(&mut git, self.bounds).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => GitError::Absent,
+            _ => GitError::Broken(error),
+        })
+    }
+
+    /// Waits for the end of a command.
+    pub(super) fn finish(&self, command: &'static str, held: Held) -> Result<(), GitError> {
+        let status = held.wait()?;
+        if status.success() {
+            return Ok(());
+        }
+        let said = self.tell().unwrap_or_default();
+        let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
+        let said = said.collect::<Vec<_>>().join(", ");
+        Err(GitError::Failed(command, if said.is_empty() { status.to_string() } else { said }))
+    }
+
+    fn said(&self) -> PathBuf {
+        self.folder.join("said")
+    }
+
+    /// The last of what it said.
+    fn tell(&self) -> io::Result<String> {
+        let mut said = File::open(self.said())?;
+        let len = said.metadata()?.len();
+        said.seek(SeekFrom::Start(len.saturating_sub(MAX_TOLD_BYTES)))?;
+        let mut bytes = Vec::new();
+        said.take(MAX_TOLD_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl Drop for Git {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
