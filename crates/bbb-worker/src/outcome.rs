@@ -96,17 +96,7 @@ impl Ran {
             cache(&ran, &result).await?;
         }
         let kept = match keeps {
-            true => {
-                let path = ran.keep(kept_roots).await?;
-                let action = lease.task.submission.key.action;
-                match &path {
-                    Some(path) => {
-                        tracing::info!(path = %path.display(), %action, "exec root is kept");
-                    }
-                    None => tracing::info!(%action, "there is no room to keep the exec root"),
-                }
-                path
-            }
+            true => ran.keep_told(kept_roots).await?,
             false => None,
         };
         let message = ran.message(survey.notes, kept);
@@ -117,6 +107,20 @@ impl Ran {
             ..reapi::ExecuteResponse::default()
         };
         Ok(Outcome::Decided(response.encode_to_vec().into()))
+    }
+
+    /// Keeps the exec root if there is room, and says in the log where.
+    async fn keep_told(
+        &self,
+        kept_roots: Option<&Arc<KeptRoots>>,
+    ) -> Result<Option<PathBuf>, Error> {
+        let path = self.keep(kept_roots).await?;
+        let action = self.prepared.lease.task.submission.key.action;
+        match &path {
+            Some(path) => tracing::info!(path = %path.display(), %action, "exec root is kept"),
+            None => tracing::info!(%action, "there is no room to keep the exec root"),
+        }
+        Ok(path)
     }
 
     fn survey(&self, mode: Mode) -> Result<Survey, Error> {
