@@ -164,11 +164,13 @@ impl Download<'_> {
         let headers = |url: &Url| self.headers_for(url, goes_on);
         let answer = follow(self.origins, self.wish.url, is_checked, headers);
         // Who says nothing at all does not use up the time that others have.
-        let answer = time::timeout_at(self.wish.again_until, answer).await;
-        answer.unwrap_or_else(|_| {
-            let what = "there is no answer within its share of the time";
-            Err(Trouble::last(Failed::TooLate, what))
-        })
+        match time::timeout_at(self.wish.again_until, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let what = "there is no answer within its share of the time";
+                Err(Trouble::last(Failed::TooLate, what))
+            }
+        }
     }
 
     /// The headers for one hop: those of the client to the host that they are meant for, alone.
