@@ -28,7 +28,7 @@ pub use assets::{Assets, Fetch, FetchError, Found, Push, RecordsOf};
 pub use credentials::Credentials;
 pub use failure::{Failed, Failure};
 pub use key::Kind;
-pub use origin::{LookUp, Origins, system_lookup};
+pub use origin::{Bounds, LookUp, Origins, system_lookup};
 pub use qualifiers::Qualifiers;
 pub use reach::{IsOwn, Place, PlaceError, Reach, Refused};
 pub use record::{Origin, Record, Validators};
