@@ -90,7 +90,7 @@ class Node:
         self.cas = re_grpc.ContentAddressableStorageStub(self.channel)
 
     def blob(self, *uris, **more):
-        """FetchBlob: by qualifiers; with oldest (seconds since 1970), timeout (seconds)."""
+        """FetchBlob: by qualifiers; with oldest (seconds since 1970), timeout and patience (seconds)."""
         return self.fetched(self.fetch.FetchBlob, asset.FetchBlobRequest, "blob_digest", uris, **more)
 
     def directory(self, *uris, **more):
@@ -99,14 +99,14 @@ class Node:
         return self.fetched(self.fetch.FetchDirectory, asset.FetchDirectoryRequest, digest, uris, **more)
 
     @staticmethod
-    def fetched(call, request, digest, uris, by=(), oldest=None, timeout=None):
+    def fetched(call, request, digest, uris, by=(), oldest=None, timeout=None, patience=PATIENCE_S):
         request = request(uris=uris, qualifiers=pairs(by))
         if oldest is not None:
             request.oldest_content_accepted.CopyFrom(stamp(oldest))
         if timeout is not None:
             request.timeout.CopyFrom(duration_pb2.Duration(seconds=timeout))
         try:
-            response = call(request, timeout=PATIENCE_S)
+            response = call(request, timeout=patience)
         except grpc.RpcError as error:
             return Answer.of_error(error)
         return Answer(
