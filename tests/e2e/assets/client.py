@@ -78,6 +78,8 @@ def mirrors(w):
     yield "and knows from where they came", w.shown(w.two.blob(*uris))
     yield "the origin was asked for it", f"{w.asked('files/mirrored.bin')} times"
     yield "and for the one behind it", f"{w.asked('files/other.bin')} times"
+    other = w.one.blob(w.url("files/mirrored.bin"), function="SHA512")
+    yield "by another digest function", other.digest == digest_of(w.file("mirrored.bin"), "sha512")
     paths = ["status/404/a", "status/403/b", "loop", "status/410/c"]
     none = w.one.blob(*w.urls(*paths))
     yield "of mirrors that all fail, the most telling", w.shown(none)

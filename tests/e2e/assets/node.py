@@ -90,7 +90,7 @@ class Node:
         self.cas = re_grpc.ContentAddressableStorageStub(self.channel)
 
     def blob(self, *uris, **more):
-        """FetchBlob: by qualifiers; with oldest (seconds since 1970), timeout and patience (seconds)."""
+        """FetchBlob: by qualifiers; oldest (seconds since 1970), timeout and patience (seconds), a digest function."""
         return self.fetched(self.fetch.FetchBlob, asset.FetchBlobRequest, "blob_digest", uris, **more)
 
     def directory(self, *uris, **more):
@@ -99,8 +99,8 @@ class Node:
         return self.fetched(self.fetch.FetchDirectory, asset.FetchDirectoryRequest, digest, uris, **more)
 
     @staticmethod
-    def fetched(call, request, digest, uris, by=(), oldest=None, timeout=None, patience=PATIENCE_S):
-        request = request(uris=uris, qualifiers=pairs(by))
+    def fetched(call, request, digest, uris, by=(), oldest=None, timeout=None, patience=PATIENCE_S, function="UNKNOWN"):
+        request = request(uris=uris, qualifiers=pairs(by), digest_function=function)
         if oldest is not None:
             request.oldest_content_accepted.CopyFrom(stamp(oldest))
         if timeout is not None:
