@@ -32,10 +32,6 @@ use crate::{
 const USUAL_TIMEOUT: Duration = Duration::from_secs(600);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How much later than its own timeout a client is told that waits for somebody else's fetch, whose timeout may be longer. The story of
-/// its own comes before that.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
-
 /// How many URIs are looked up, and records written, at a time.
 const LOOKED_UP_AT_ONCE: usize = 8;
 
@@ -211,7 +207,6 @@ impl Assets {
         }
         let (key, oldest) = (fetch.key(), fetch.oldest);
         let deadline = Instant::now() + fetch.longest();
-        let late = format!("{}: not done within {:?}", fetch.uris[0], fetch.longest());
         let shared = Arc::clone(&self.0);
         let start = || async move {
             // Another fetch may have come to its end since, here or on another node.
@@ -220,11 +215,7 @@ impl Assets {
                 LookedUp::Stale(stale) => shared.fetch_anew(fetch, stale, deadline, now).await,
             }
         };
-        let joined = self.0.flights.join(key, now, oldest, deadline, start);
-        match time::timeout_at(deadline + TOLD_AFTER, joined).await {
-            Ok(outcome) => outcome?,
-            Err(_) => Err(FetchError::Outside { failed: Failed::TooLate, uri: 0, what: late }),
-        }
+        self.0.flights.join(key, now, oldest, deadline, start).await?
     }
 
     /// Remembers an asset by all its URIs.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bbb_asset::{Bounds, Failed, Fetch, FetchError, Origins};
+use bbb_asset::{Bounds, Failed, FetchError, Origins};
 use futures::future::join_all;
 use tokio::io::AsyncWriteExt as _;
 
@@ -114,26 +114,4 @@ async fn a_fetch_has_its_time_and_no_more() {
     let FetchError::Outside { failed, uri, what } = failed else { panic!("{failed}") };
     assert_eq!((failed, uri), (Failed::TooLate, 0), "{what}");
     rig.holds_nothing().await;
-}
-
-#[tokio::test]
-async fn who_waits_for_the_fetch_of_another_waits_no_longer_than_he_said() {
-    let server = silent_after(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello").await;
-    let rig = Rig::new(LOOPBACK);
-    let patient = wanted(&[&server.url("/")], &[]);
-    let hasty = Fetch { timeout: Some(Duration::from_millis(50)), ..patient.clone() };
-    tokio::select! {
-        outcome = rig.find_or_fetch(patient) => panic!("{outcome:?}"),
-        outcome = async {
-            while server.asked().is_empty() {
-                tokio::task::yield_now().await;
-            }
-            rig.find_or_fetch(hasty).await
-        } => {
-            let Err(FetchError::Outside { failed, what, .. }) = outcome else { panic!("{outcome:?}") };
-            assert_eq!(failed, Failed::TooLate);
-            assert!(what.ends_with("not done within 50ms"), "{what}");
-        }
-    }
-    assert_eq!(server.asked().len(), 1);
 }
