@@ -27,8 +27,10 @@ pub(crate) struct Flights<T> {
     tasks: TaskGroup,
 }
 
+#[derive(Clone)]
 struct Flight<T> {
     since: SystemTime,
+    deadline: Instant,
     outcome: watch::Receiver<Landed<T>>,
 }
 
@@ -40,6 +42,8 @@ type Landed<T> = Option<Result<T, NoOutcome>>;
 pub(crate) enum NoOutcome {
     /// Too many are under way, or so many that its turn did not come in time.
     Busy,
+    /// The fetch of somebody else goes on for longer than this one may take.
+    Late,
     /// The node stops.
     Stopping,
 }
@@ -52,6 +56,8 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
     /// The outcome of the fetch that `key` names: of one that is under way if its result is young enough for whoever
     /// takes what is no older than `oldest`, else of the one that `start` begins, if its turn comes before `deadline`.
+    ///
+    /// Who waits for the fetch of somebody with less time than he has does not end with it.
     pub(crate) async fn join<F>(
         &self,
         key: Digest,
@@ -63,22 +69,31 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut outcome = {
-            let mut running = lock(&self.running);
-            let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
-            match joined {
-                Some(flight) => flight.outcome.clone(),
-                None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
-                None => {
-                    let outcome = self.spawn(key, deadline, start());
-                    running.insert(key, Flight { since: now, outcome: outcome.clone() });
-                    outcome
+        let own = loop {
+            let flight = {
+                let mut running = lock(&self.running);
+                let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
+                match joined {
+                    Some(flight) => flight.clone(),
+                    None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
+                    None => {
+                        let outcome = self.spawn(key, deadline, start());
+                        let own = Flight { since: now, deadline, outcome: outcome.clone() };
+                        running.insert(key, own);
+                        break outcome;
+                    }
                 }
+            };
+            let landed = time::timeout_at(deadline, landed(flight.outcome)).await;
+            let is_cut_short = flight.deadline < deadline && flight.deadline <= Instant::now();
+            match landed {
+                Err(_) => return Err(NoOutcome::Late),
+                Ok(Err(NoOutcome::Stopping)) => return Err(NoOutcome::Stopping),
+                Ok(_) if is_cut_short => {}
+                Ok(outcome) => return outcome,
             }
         };
-        let ended = outcome.wait_for(Option::is_some).await;
-        let ended = ended.ok().and_then(|outcome| outcome.clone());
-        ended.unwrap_or(Err(NoOutcome::Stopping))
+        landed(own).await
     }
 
     fn spawn(
@@ -103,6 +118,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         });
         receiver
     }
+}
+
+async fn landed<T: Clone>(mut outcome: watch::Receiver<Landed<T>>) -> Result<T, NoOutcome> {
+    let ended = outcome.wait_for(Option::is_some).await;
+    let ended = ended.ok().and_then(|outcome| outcome.clone());
+    ended.unwrap_or(Err(NoOutcome::Stopping))
 }
 
 fn is_young(since: SystemTime, now: SystemTime, oldest: Option<SystemTime>) -> bool {
@@ -169,6 +190,29 @@ mod tests {
             outcome = waiting => assert_eq!(outcome, Err(NoOutcome::Busy)),
         }
         assert_eq!(lock(&flights.running).len(), MAX_RUNNING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_has_his_own_time() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Flights::new(tasks.clone());
+        let (key, now) = (Digest::of(Function::Sha256, b"a"), SystemTime::now());
+        let begun = Arc::new(AtomicUsize::new(0));
+        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+        // Each fetch would take twenty seconds.
+        let join = |deadline: Instant| {
+            let begun = Arc::clone(&begun);
+            flights.join(key, now, None, deadline, move || async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let work = time::timeout_at(deadline, time::sleep(Duration::from_secs(20)));
+                work.await.is_ok()
+            })
+        };
+        let (short, long, other) = tokio::join!(join(after(10)), join(after(60)), join(after(60)));
+        assert_eq!((short, long, other), (Ok(false), Ok(true), Ok(true)));
+        assert_eq!(begun.load(Ordering::Relaxed), 2, "those who have time share the second one");
+        let (long, short) = tokio::join!(join(after(60)), join(after(10)));
+        assert_eq!((long, short), (Ok(true), Err(NoOutcome::Late)));
     }
 
     #[tokio::test]

@@ -1,6 +1,9 @@
 //! Blobs that are fetched, remembered and asked about.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, SystemTime},
+};
 
 use bbb_asset::{Failed, FetchError};
 use futures::future::join_all;
@@ -89,4 +92,56 @@ async fn what_nobody_can_fetch_by_is_named() {
     assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), ["a.b", "vcs.branch"]);
     assert_eq!(server.asked().len(), 0);
     assert_eq!(rig.failure(&["urn:a:b"], &[]).await.0, Failed::NotFound);
+}
+
+#[tokio::test]
+async fn nothing_is_unchanged_that_was_not_asked_about() {
+    let count = AtomicUsize::new(0);
+    let server = Server::new(move |mut stream, asked| {
+        let answer = match count.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                let headers = [("ETag", "\"1\""), ("Cache-Control", "no-cache")];
+                with_headers("200 OK", &headers, b"first")
+            }
+            1 => {
+                assert_eq!(asked.header("if-none-match"), Some("\"1\""));
+                let mut answer = with_headers("200 OK", &[("ETag", "\"2\"")], b"second");
+                answer.truncate(answer.len() - 1);
+                answer
+            }
+            _ => {
+                assert_eq!(asked.header("if-none-match"), None);
+                assert_eq!(asked.header("if-range"), Some("\"2\""));
+                with_headers("304 Not Modified", &[("ETag", "\"2\"")], b"")
+            }
+        };
+        async move { send(&mut stream, &answer).await }
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    assert!(rig.fetch(&[&url], &[]).await.is_ok());
+    let (failed, story) = rig.failure(&[&url], &[]).await;
+    assert!(failed == Failed::Aborted && story.contains("304"), "{failed:?} {story}");
+    assert_eq!((server.asked().len(), rig.holds()), (3, (1, 1, 0)));
+}
+
+#[tokio::test]
+async fn who_waits_for_the_fetch_of_another_has_his_own_time() {
+    let server = Server::new(|mut stream, _| async move {
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        send(&mut stream, &ok(b"hello")).await;
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    let fetch = |timeout_ms| {
+        let mut wanted = wanted(&[&url], &[]);
+        wanted.timeout = Some(Duration::from_millis(timeout_ms));
+        rig.find_or_fetch(wanted)
+    };
+    let (short, long) = tokio::join!(fetch(500), fetch(20_000));
+    let Err(FetchError::Outside { failed: Failed::TooLate, .. }) = short else {
+        panic!("{short:?}")
+    };
+    assert!(long.is_ok(), "{long:?}");
+    assert_eq!(server.asked().len(), 2);
 }
