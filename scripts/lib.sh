@@ -67,16 +67,20 @@ free_port() {
 
 # shellcheck disable=SC2034 # read by those who start nodes
 declare -A node_pid=() node_port=() node_gossip=()
+# Where a node's log is, and how many bytes of it are from before.
+declare -A node_log_of=() node_said=()
 
 # start_node NAME FOLDER [FLAG...]: starts a node on loopback, alone, with its cache and log in FOLDER, and waits
 # until it answers. NODE_PORT asks for a port, NODE_GOSSIP for one of gossip. Sets node_pid[NAME], node_port[NAME] and
 # node_gossip[NAME]. Nodes become a cluster by --join=127.0.0.1:PORT with the latter. NODE_BY is a command that becomes the node.
+# With NODE_LATER=yes it does not wait; await_node NAME does.
 start_node() {
-  local name=$1 folder=$2 port=${NODE_PORT:-$(free_port)} gossip=${NODE_GOSSIP:-$(free_port)} deadline=$((SECONDS + 60)) said
+  local name=$1 folder=$2 port=${NODE_PORT:-$(free_port)} gossip=${NODE_GOSSIP:-$(free_port)}
   shift 2
   mkdir -p "$folder"
   # A node that was here before has left its words.
-  said=$(stat -c %s "$folder/node.log" 2>/dev/null || echo 0)
+  node_said[$name]=$(stat -c %s "$folder/node.log" 2>/dev/null || echo 0)
+  node_log_of[$name]=$folder/node.log
   # shellcheck disable=SC2086 # words of a command
   ${NODE_BY:-} "$binary" --node_name="$name" --listen=127.0.0.1 --port="$port" --bind_host=127.0.0.1 --bind_port="$gossip" \
     --advertise_host=127.0.0.1 --autojoin_udp=false --cache_dir="$folder/cache" --sandbox="${BBB_SANDBOX:-auto}" "$@" \
@@ -86,13 +90,17 @@ start_node() {
   disown
   # shellcheck disable=SC2034
   node_port[$name]=$port node_gossip[$name]=$gossip
+  [ "${NODE_LATER:-no}" = yes ] || await_node "$name"
+}
+await_node() {
+  local name=$1 port=${node_port[$1]} said=${node_log_of[$1]} deadline=$((SECONDS + 60))
   # It takes connections a moment before it serves them, and says when it does.
-  until tail -c +$((said + 1)) "$folder/node.log" 2>/dev/null | grep -aqF "listens on 127.0.0.1:$port" && accepts "$port"; do
+  until tail -c +$((node_said[$name] + 1)) "$said" 2>/dev/null | grep -aqF "listens on 127.0.0.1:$port" && accepts "$port"; do
     if ! kill -0 "${node_pid[$name]}" 2>/dev/null; then
-      tail -n 20 "$folder/node.log" >&2
-      die "node $name ended at start; its log is $folder/node.log"
+      tail -n 20 "$said" >&2
+      die "node $name ended at start; its log is $said"
     fi
-    [ $SECONDS -lt $deadline ] || die "node $name does not answer on port $port; its log is $folder/node.log"
+    [ $SECONDS -lt $deadline ] || die "node $name does not answer on port $port; its log is $said"
     sleep 0.1
   done
 }
@@ -110,7 +118,10 @@ stop_node() {
   fi
 }
 
+# All of them, at once.
 stop_nodes() {
   local name
-  for name in "${!node_pid[@]}"; do stop_node "$name"; done
+  for name in "${!node_pid[@]}"; do kill "${node_pid[$name]}" 2>/dev/null || true; done
+  # A second signal would hurry them.
+  for name in "${!node_pid[@]}"; do stop_node "$name" 0; done
 }

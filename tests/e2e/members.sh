@@ -21,6 +21,12 @@ member() {
     --secret_key="$cluster_key" --join="${join#,}" "${member_flags[@]}" "$@"
   alive+=("$name")
 }
+# members NAME...: the same for several, at once.
+members() {
+  local name
+  for name in "$@"; do NODE_LATER=yes member "$name"; done
+  for name in "$@"; do await_node "$name"; done
+}
 # leaves NAME [SIGNAL]: ends a node; with KILL its disk is lost too.
 leaves() {
   local name kept=()
@@ -41,6 +47,6 @@ three() {
   for name in "${alive[@]}"; do leaves "$name" KILL; done
   below_prefix "$1"
   rm -rf "$work"/faulty/*/cache
-  for name in one two three; do member "$name"; done
+  members one two three
   check "$1: three nodes are a cluster" agreed
 }
