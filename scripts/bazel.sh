@@ -7,7 +7,8 @@ bazel_version=${bazel_version:-4}
 bazel_log=${bazel_log:-$clients/bazel.log}
 # Output bases; one that was used has a Bazel server behind it, which bazel_shutdown ends.
 bazel_bases=${bazel_bases:-$clients/bases}
-declare -A bazel_used=()
+# Their names are written down: subshells use some, too.
+bazel_used=$bazel_bases/used.$$
 
 bazel_program() {
   case $bazel_version in
@@ -31,7 +32,8 @@ bazel_raw() {
 bz() {
   local base=$1 command=$2
   shift 2
-  bazel_used[$bazel_version-$base]=yes
+  mkdir -p "$bazel_bases"
+  echo "$bazel_version-$base" >>"$bazel_used"
   bazel_raw "$base" "$command" --color=no --curses=no --noshow_progress "$@" >"$bazel_log" 2>&1
 }
 
@@ -40,10 +42,12 @@ bazel_info() { bazel_raw "$1" info "$2" 2>/dev/null; }
 # Ends the servers behind the output bases that bz used, by their process ids.
 bazel_shutdown() {
   local base pid
-  for base in "${!bazel_used[@]}"; do
+  [ -e "$bazel_used" ] || return 0
+  while read -r base; do
     pid=$(cat "$bazel_bases/$base/server/server.pid.txt" 2>/dev/null) || continue
     if grep -qs "$bazel_bases/$base" "/proc/$pid/cmdline"; then kill "$pid" 2>/dev/null || true; fi
-  done
+  done < <(sort -u "$bazel_used")
+  rm "$bazel_used"
 }
 
 # What Bazel says of its processes at the end of a build, as in
