@@ -104,6 +104,9 @@ impl IntoStatus for FetchError {
                 detailed(Code::InvalidArgument, message, details)
             }
             Self::Outside { .. } => not_found(message),
+            Self::Invalid(invalid) => invalid.into_status(),
+            // Nothing changes by another try, as it may where the API says that clients should retry.
+            Self::NoGit => failed_precondition(message),
             Self::Storage(error) => error.again().into_status(),
             Self::Busy => exhausted("fetches", message),
             Self::Stopping => unavailable(message),
