@@ -1,8 +1,9 @@
 //! What it costs to fetch directories: archives of few, many and large files, from a server on loopback into a store, beside
 //! `tar -xf` and `unzip` into a folder.
 //!
-//! `cargo run --release -p bbb-asset --example unpacking [folder] [case]` works in a new folder below `folder`, where 25 GiB have to
-//! be free for the largest case. Cases are 10, 1000, 100000 and large. It needs tar, gzip, zstd, zip and unzip.
+//! `cargo run --release -p bbb-asset --example unpacking [folder] [case] [archive]` works in a new folder below `folder`, where 25 GiB have to
+//! be free for the largest case. Cases are 10, 1000, 100000 and large; archives
+//! are a.tar, a.tar.gz, a.tar.zst and a.zip. It needs tar, gzip, zstd, zip and unzip.
 //!
 //! Each fetch runs in a process of its own, so that its peak of memory is its own, and the server in another one.
 
@@ -51,25 +52,28 @@ fn main() -> anyhow::Result<()> {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--serve", folder] => serve(Path::new(folder)),
         ["--fetch", folder, kind, url] => fetch(Path::new(folder), kind, url),
-        [] => measure(&std::env::temp_dir(), None),
-        [below] => measure(Path::new(below), None),
-        [below, case] => measure(Path::new(below), Some(case)),
-        _ => bail!("use: unpacking [folder] [case]"),
+        [] => measure(&std::env::temp_dir(), None, None),
+        [below] => measure(Path::new(below), None, None),
+        [below, case] => measure(Path::new(below), Some(case), None),
+        [below, case, archive] => measure(Path::new(below), Some(case), Some(archive)),
+        _ => bail!("use: unpacking [folder] [case] [archive]"),
     }
 }
 
-/// All cases, or one.
-fn measure(below: &Path, only: Option<&str>) -> anyhow::Result<()> {
+/// All cases and archives, or one.
+fn measure(below: &Path, case: Option<&str>, archive: Option<&str>) -> anyhow::Result<()> {
     let folder = tempfile::TempDir::new_in(below)?;
     let folder = folder.path();
     println!(
         "| files | archive | MiB | unpacked by tar or unzip: s, CPU s | downloaded: s, CPU s | fetched as a directory: s, CPU s, peak MiB |"
     );
     println!("|---|---|---|---|---|---|");
-    for (_, files, bytes) in CASES.into_iter().filter(|(case, ..)| only.is_none_or(|o| o == *case))
-    {
+    let is_wanted = |only: Option<&str>, name: &str| only.is_none_or(|only| only == name);
+    for (_, files, bytes) in CASES.into_iter().filter(|(name, ..)| is_wanted(case, name)) {
         write_files(&folder.join("files"), files, bytes)?;
-        for (name, pack, unpack) in FORMATS {
+        for (name, pack, unpack) in
+            FORMATS.into_iter().filter(|(name, ..)| is_wanted(archive, name))
+        {
             run(folder, pack)?;
             let size = fs::metadata(folder.join(name))?.len() >> 20;
             fs::create_dir(folder.join("out"))?;
