@@ -263,6 +263,13 @@ mod tests {
     }
 
     #[test]
+    fn a_node_without_git_says_what_to_install() {
+        let status = FetchError::NoGit.into_status();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("install git"), "{status}");
+    }
+
+    #[test]
     fn every_missing_blob_is_named_where_there_is_room() {
         let missing: Vec<_> = (0..1000).map(digest).collect();
         let message = missing_inputs_message(&missing);
