@@ -146,7 +146,7 @@ async fn an_owner_that_hangs_is_waited_for_as_long_as_a_fetch_may_take() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_dies_in_the_middle_is_done_without_at_once() {
-    for state in [State::Cut, State::Hung] {
+    let deaths = [State::Cut, State::Hung].map(|state| async move {
         let rig = Rig::bounded(&["a", "b"]).await;
         rig.leave_it_to("a", "b");
         let node = rig.node("b");
@@ -160,7 +160,8 @@ async fn an_owner_that_dies_in_the_middle_is_done_without_at_once() {
         assert_eq!(fetched, None);
         // Its connection is found out by its silence, where it does not break.
         assert!(died.elapsed() < PATIENCE, "{state:?}: {:?}", died.elapsed());
-    }
+    });
+    join_all(deaths).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
