@@ -7,7 +7,10 @@ use bbb_lifecycle::TaskGroup;
 use bbb_storage::{ActionCache, Complete, Disk, Error, Instances};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use http::HeaderMap;
-use tokio::{sync::Semaphore, time};
+use tokio::{
+    sync::Semaphore,
+    time::{self, Instant},
+};
 use url::Url;
 
 use crate::{
@@ -100,15 +103,16 @@ impl Assets {
             return Err(FetchError::Outside { failed: Failed::NotFound, uri: 0, what });
         }
         let (key, oldest) = (fetch.key(), fetch.oldest);
+        let deadline = Instant::now() + fetch.longest();
         let shared = Arc::clone(&self.0);
         let start = || async move {
             // Another fetch may have come to its end since, here or on another node.
             match shared.look_up(&fetch, now).await? {
                 LookedUp::Found(found) => Ok(found),
-                LookedUp::Stale(stale) => shared.fetch_anew(fetch, stale, now).await,
+                LookedUp::Stale(stale) => shared.fetch_anew(fetch, stale, deadline, now).await,
             }
         };
-        self.0.flights.join(key, now, oldest, start).await?
+        self.0.flights.join(key, now, oldest, deadline, start).await?
     }
 
     /// Remembers an asset by all its URIs.
@@ -175,14 +179,15 @@ impl Shared {
         &self,
         fetch: Fetch,
         stale: Vec<(usize, Record)>,
+        deadline: Instant,
         now: SystemTime,
     ) -> Result<Found, FetchError> {
-        let timeout = fetch.longest();
         let mut stories = Stories::default();
         let tried = async {
             for (index, uri) in fetch.uris.iter().enumerate() {
                 let known = stale.iter().find(|(of, _)| *of == index).map(|(_, record)| record);
-                match self.fetch_one(&fetch, index, uri, known, now).await {
+                let again_until = share(deadline, &fetch.uris[index..]);
+                match self.fetch_one(&fetch, index, known, again_until, now).await {
                     Ok(found) => return Some(Ok(found)),
                     Err(Failure::Outside { failed, what }) => {
                         tracing::debug!(%uri, what, "cannot fetch an asset");
@@ -195,12 +200,12 @@ impl Shared {
             }
             None
         };
-        match time::timeout(timeout, tried).await {
+        match time::timeout_at(deadline, tried).await {
             Ok(Some(ended)) => return ended,
             Ok(None) => {}
             Err(_) => {
                 let index = stories.count().min(fetch.uris.len() - 1);
-                let what = format!("{}: not done within {timeout:?}", fetch.uris[index]);
+                let what = format!("{}: not done within {:?}", fetch.uris[index], fetch.longest());
                 stories.add(index, Failed::TooLate, what);
             }
         }
@@ -211,10 +216,11 @@ impl Shared {
         &self,
         fetch: &Fetch,
         index: usize,
-        uri: &AssetUri,
         known: Option<&Record>,
+        again_until: Instant,
         now: SystemTime,
     ) -> Result<Found, Failure> {
+        let uri = &fetch.uris[index];
         let Some(url) = uri.url() else {
             return Err(Failure::new(
                 Failed::NotFound,
@@ -226,7 +232,9 @@ impl Shared {
                 let headers = fetch.qualifiers.credentials().headers(index);
                 (self.clone_tree(fetch, url, headers).await?, Validators::default())
             }
-            Kind::Blob | Kind::Directory => self.download(fetch, index, url, known, now).await?,
+            Kind::Blob | Kind::Directory => {
+                self.download(fetch, (index, url), known, again_until, now).await?
+            }
         };
         let record = fetched(fetch.kind, content, validators, now);
         if fetch.qualifiers.may_be_shared() {
@@ -240,9 +248,9 @@ impl Shared {
     async fn download(
         &self,
         fetch: &Fetch,
-        index: usize,
-        url: &Url,
+        (index, url): (usize, &Url),
         known: Option<&Record>,
+        again_until: Instant,
         now: SystemTime,
     ) -> Result<(Digest, Validators), Failure> {
         let validators = known.and_then(|record| match &record.origin {
@@ -256,6 +264,7 @@ impl Shared {
             integrity: fetch.qualifiers.integrity(),
             known: validators.filter(|known| known.etag.is_some() || known.last_modified.is_some()),
             limit_bytes: self.limit_bytes,
+            again_until,
         };
         let got = download(&self.origins, &self.disk, &wish, now).await?;
         match (got, known) {
@@ -301,6 +310,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Until when the first of these URIs may be tried again, so that one that is of no use leaves time for the others.
+fn share(deadline: Instant, uris: &[AssetUri]) -> Instant {
+    let now = Instant::now();
+    let urls = uris.iter().filter(|uri| uri.url().is_some()).count().max(1) as u32;
+    now + deadline.saturating_duration_since(now) / urls
 }
 
 fn found(uri: usize, record: &Record) -> Found {

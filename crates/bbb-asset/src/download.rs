@@ -8,8 +8,8 @@ use std::{
 use bbb_digest::Function;
 use bbb_storage::Disk;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::time;
-use url::Url;
+use tokio::time::{self, Instant};
+use url::{Position, Url};
 
 use crate::{
     Integrity, Origins, Validators,
@@ -20,12 +20,9 @@ use crate::{
     uri::shown,
 };
 
-/// How often one URL is tried, and how long to wait before the second time; later on longer.
+/// How often one URL is tried, and how much longer each pause in between is than the one before.
 const ATTEMPTS: u32 = 4;
-const FIRST_PAUSE: Duration = Duration::from_millis(300);
-
-/// The longest pause that an origin may ask for.
-const MAX_PAUSE: Duration = Duration::from_secs(20);
+const LONGER: u32 = 3;
 
 /// The longest validator that is kept, in bytes.
 const MAX_VALIDATOR_BYTES: usize = 1 << 10;
@@ -41,6 +38,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) known: Option<&'a Validators>,
     /// The most that it may have.
     pub(crate) limit_bytes: u64,
+    /// When it is not to be tried again.
+    pub(crate) again_until: Instant,
 }
 
 /// What became of it.
@@ -61,7 +60,8 @@ pub(crate) async fn download(
     let spool = Spool::new(disk, wish.function, wish.integrity.cloned()).await;
     let mut download =
         Download { origins, wish, spool: spool.map_err(Failure::Storage)?, resume: None };
-    let mut pause = FIRST_PAUSE;
+    let bounds = origins.bounds();
+    let mut usual = bounds.first_pause;
     for attempt in 1.. {
         let trouble = match download.attempt(now).await {
             Ok(Came::Unchanged(validators)) => return Ok(Got::Unchanged(validators)),
@@ -74,12 +74,16 @@ pub(crate) async fn download(
             }
             Err(trouble) => trouble,
         };
-        let Some(asked) = trouble.again.filter(|_| attempt < ATTEMPTS) else {
+        let pause = trouble.again.map(|asked| asked.unwrap_or(usual));
+        let may_be_waited_for = |pause: &Duration| {
+            *pause <= bounds.longest_pause && Instant::now() + *pause < wish.again_until
+        };
+        let Some(pause) = pause.filter(|_| attempt < ATTEMPTS).filter(may_be_waited_for) else {
             return Err(trouble.failure);
         };
         tracing::debug!(url = shown(wish.url), failure = %trouble.failure, attempt, "trying again");
-        time::sleep(asked.unwrap_or(pause).min(MAX_PAUSE)).await;
-        pause *= 3;
+        time::sleep(pause).await;
+        usual *= LONGER;
     }
     Err(Failure::new(Failed::Aborted, "it was tried too often"))
 }
@@ -93,56 +97,91 @@ struct Download<'a> {
     origins: &'a Origins,
     wish: &'a Wish<'a>,
     spool: Spool,
-    /// By which validator what came can be gone on with.
-    resume: Option<HeaderValue>,
+    /// How what came can be gone on with.
+    resume: Option<Resume>,
+}
+
+/// What came of an answer that broke off is the start of just that which has this `ETag` at this place.
+#[derive(PartialEq, Eq)]
+struct Resume {
+    etag: HeaderValue,
+    /// Without the query, in which signatures are new each time.
+    place: String,
 }
 
 impl Download<'_> {
     async fn attempt(&mut self, now: SystemTime) -> Result<Came, Trouble> {
-        let mut answer = self.follow().await?;
-        let status = answer.status();
-        match status {
-            StatusCode::OK => self.spool.reset().await?,
-            StatusCode::PARTIAL_CONTENT if self.goes_on(&answer) => {}
-            StatusCode::NOT_MODIFIED if self.wish.known.is_some() => {
+        let goes_on = self.resume.is_some() && self.spool.len() > 0;
+        let (place, mut answer) = self.follow(goes_on).await?;
+        let resume = resume(&place, &answer);
+        let whole_bytes = match answer.status() {
+            StatusCode::OK => {
+                self.spool.reset().await?;
+                None
+            }
+            StatusCode::PARTIAL_CONTENT if goes_on && resume == self.resume => {
+                match rest(answer.header(header::CONTENT_RANGE), self.spool.len()) {
+                    Some(whole_bytes) => Some(whole_bytes),
+                    None => {
+                        return Err(self.begin_anew("it gives another part than it was asked for"));
+                    }
+                }
+            }
+            // A server that cannot go on, or has something else by now.
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if goes_on => {
+                return Err(self.begin_anew("it cannot go on with what broke off"));
+            }
+            StatusCode::NOT_MODIFIED if self.wish.known.is_some() && !goes_on => {
                 return Ok(Came::Unchanged(self.renewed(&answer, now)));
             }
             _ => {
-                // The next attempt begins anew.
                 self.resume = None;
                 return Err(refusal(&answer));
             }
-        }
-        let is_encoded = answer.header(header::CONTENT_ENCODING).is_some_and(|encoding| {
-            !encoding.trim().is_empty() && !encoding.trim().eq_ignore_ascii_case("identity")
-        });
-        if is_encoded && self.wish.integrity.is_none() {
+        };
+        if is_encoded(&answer) && self.wish.integrity.is_none() {
             let what = "it comes encoded, which was not asked for, and there is no checksum to check it by";
             return Err(Trouble::last(Failed::Aborted, what));
         }
-        self.resume = strong_validator(&answer);
+        self.resume = resume;
         let validators = validators(&answer, now);
         self.take_in(&mut answer).await?;
+        if whole_bytes.is_some_and(|whole_bytes| whole_bytes != self.spool.len()) {
+            return Err(self.begin_anew("it gives more or less than the part that it announced"));
+        }
         Ok(Came::All(validators))
     }
 
-    async fn follow(&self) -> Result<Answer, Trouble> {
+    /// What came is not gone on with.
+    fn begin_anew(&mut self, why: &str) -> Trouble {
+        self.resume = None;
+        Trouble::passing(Failed::Aborted, why)
+    }
+
+    /// The answer, and whose it is.
+    async fn follow(&self, goes_on: bool) -> Result<(Url, Answer), Trouble> {
         let is_checked = self.wish.integrity.is_some();
-        let headers = |url: &Url| self.headers_for(url);
-        follow(self.origins, self.wish.url, is_checked, headers).await.map(|(_, answer)| answer)
+        let headers = |url: &Url| self.headers_for(url, goes_on);
+        let answer = follow(self.origins, self.wish.url, is_checked, headers);
+        // Who says nothing at all does not use up the time that others have.
+        match time::timeout_at(self.wish.again_until, answer).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let what = "there is no answer within its share of the time";
+                Err(Trouble::last(Failed::TooLate, what))
+            }
+        }
     }
 
     /// The headers for one hop: those of the client to the host that they are meant for, alone.
-    fn headers_for(&self, url: &Url) -> HeaderMap {
+    fn headers_for(&self, url: &Url, goes_on: bool) -> HeaderMap {
         let mut headers = match url.origin() == self.wish.url.origin() {
             true => self.wish.headers.clone(),
             false => HeaderMap::new(),
         };
-        if let Some(resume) = &self.resume
-            && self.spool.len() > 0
-        {
+        if let Some(resume) = self.resume.as_ref().filter(|_| goes_on) {
             headers.insert(header::RANGE, number_header(&format!("bytes={}-", self.spool.len())));
-            headers.insert(header::IF_RANGE, resume.clone());
+            headers.insert(header::IF_RANGE, resume.etag.clone());
         } else if let Some(known) = self.wish.known {
             let both = [
                 (header::IF_NONE_MATCH, &known.etag),
@@ -157,16 +196,6 @@ impl Download<'_> {
             }
         }
         headers
-    }
-
-    /// Whether a partial answer is what comes behind that which is there.
-    fn goes_on(&self, answer: &Answer) -> bool {
-        let start = answer
-            .header(header::CONTENT_RANGE)
-            .and_then(|range| range.strip_prefix("bytes "))
-            .and_then(|range| range.split_once('-'))
-            .and_then(|(start, _)| start.trim().parse::<u64>().ok());
-        self.resume.is_some() && start == Some(self.spool.len())
     }
 
     async fn take_in(&mut self, answer: &mut Answer) -> Result<(), Trouble> {
@@ -214,11 +243,34 @@ fn number_header(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("bytes=0-"))
 }
 
-/// By what a download can be gone on with: a strong `ETag` (RFC 9110, section 13.1.5).
-fn strong_validator(answer: &Answer) -> Option<HeaderValue> {
+/// How a download can be gone on with: by a strong `ETag` (RFC 9110, section 13.1.5).
+fn resume(place: &Url, answer: &Answer) -> Option<Resume> {
     let etag = answer.headers().get(header::ETAG)?;
     let is_strong = etag.as_bytes().starts_with(b"\"");
-    (is_strong && etag.len() <= MAX_VALIDATOR_BYTES).then(|| etag.clone())
+    let place = place[..Position::AfterPath].to_owned();
+    (is_strong && etag.len() <= MAX_VALIDATOR_BYTES).then(|| Resume { etag: etag.clone(), place })
+}
+
+/// How long the whole is of which a part begins at `start` and goes to the end (RFC 9110, section 14.4); none if it is
+/// another part, or none.
+fn rest(content_range: Option<&str>, start: u64) -> Option<u64> {
+    let (part, whole) = content_range?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = part.split_once('-')?;
+    let [first, last, whole] = [first, last, whole].map(|number| number.trim().parse::<u64>().ok());
+    let whole = whole?;
+    (first? == start && start < whole && last?.checked_add(1)? == whole).then_some(whole)
+}
+
+/// Whether an answer is not just as it was asked for: so coded that a checksum of the asset would not be one of these bytes.
+fn is_encoded(answer: &Answer) -> bool {
+    let codings = |name, plain: &'static str| {
+        let values = answer.headers().get_all(name).iter();
+        values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).any(move |coding| {
+            let coding = coding.trim_ascii();
+            !coding.is_empty() && !coding.eq_ignore_ascii_case(plain.as_bytes())
+        })
+    };
+    codings(header::CONTENT_ENCODING, "identity") || codings(header::TRANSFER_ENCODING, "chunked")
 }
 
 fn validators(answer: &Answer, now: SystemTime) -> Validators {
@@ -265,6 +317,25 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
+
+    #[test]
+    fn a_part_is_the_rest_or_nothing() {
+        for (range, expected) in [
+            ("bytes 5-9/10", Some(10)),
+            ("bytes 5-8/10", None),
+            ("bytes 4-9/10", None),
+            ("bytes 5-9/*", None),
+            ("bytes 5-4/5", None),
+            ("bytes */10", None),
+            ("bytes 5-18446744073709551615/10", None),
+            ("bytes 5-9", None),
+            ("lines 5-9/10", None),
+            ("", None),
+        ] {
+            assert_eq!(rest(Some(range), 5), expected, "{range}");
+        }
+        assert_eq!(rest(None, 5), None);
+    }
 
     #[test]
     fn the_origin_says_how_long_it_is_fresh() {

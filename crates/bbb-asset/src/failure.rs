@@ -110,6 +110,10 @@ impl From<NoOutcome> for FetchError {
     fn from(none: NoOutcome) -> Self {
         match none {
             NoOutcome::Busy => Self::Busy,
+            NoOutcome::Late => {
+                let what = "another fetch of the same is still under way, and the time is up";
+                Self::Outside { failed: Failed::TooLate, uri: 0, what: what.to_owned() }
+            }
             NoOutcome::Stopping => Self::Stopping,
         }
     }

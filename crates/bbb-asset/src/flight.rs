@@ -8,7 +8,10 @@ use std::{
 
 use bbb_digest::Digest;
 use bbb_lifecycle::TaskGroup;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{self, Instant},
+};
 
 /// How many fetches run at a time, and how many more may wait for their turn.
 const MAX_RUNNING: usize = 32;
@@ -24,16 +27,23 @@ pub(crate) struct Flights<T> {
     tasks: TaskGroup,
 }
 
+#[derive(Clone)]
 struct Flight<T> {
     since: SystemTime,
-    outcome: watch::Receiver<Option<T>>,
+    deadline: Instant,
+    outcome: watch::Receiver<Landed<T>>,
 }
+
+/// None while it is under way.
+type Landed<T> = Option<Result<T, NoOutcome>>;
 
 /// What there is instead of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoOutcome {
-    /// Too many are under way.
+    /// Too many are under way, or so many that its turn did not come in time.
     Busy,
+    /// The fetch of somebody else goes on for longer than this one may take.
+    Late,
     /// The node stops.
     Stopping,
 }
@@ -45,48 +55,62 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 
     /// The outcome of the fetch that `key` names: of one that is under way if its result is young enough for whoever
-    /// takes what is no older than `oldest`, else of the one that `start` begins.
+    /// takes what is no older than `oldest`, else of the one that `start` begins, if its turn comes before `deadline`.
+    ///
+    /// Who waits for the fetch of somebody with less time than he has does not end with it.
     pub(crate) async fn join<F>(
         &self,
         key: Digest,
         now: SystemTime,
         oldest: Option<SystemTime>,
+        deadline: Instant,
         start: impl FnOnce() -> F,
     ) -> Result<T, NoOutcome>
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let mut outcome = {
-            let mut running = lock(&self.running);
-            let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
-            match joined {
-                Some(flight) => flight.outcome.clone(),
-                None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
-                None => {
-                    let outcome = self.spawn(key, start());
-                    running.insert(key, Flight { since: now, outcome: outcome.clone() });
-                    outcome
+        let own = loop {
+            let flight = {
+                let mut running = lock(&self.running);
+                let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
+                match joined {
+                    Some(flight) => flight.clone(),
+                    None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
+                    None => {
+                        let outcome = self.spawn(key, deadline, start());
+                        let own = Flight { since: now, deadline, outcome: outcome.clone() };
+                        running.insert(key, own);
+                        break outcome;
+                    }
                 }
+            };
+            let landed = time::timeout_at(deadline, landed(flight.outcome)).await;
+            let is_cut_short = flight.deadline < deadline && flight.deadline <= Instant::now();
+            match landed {
+                Err(_) => return Err(NoOutcome::Late),
+                Ok(Err(NoOutcome::Stopping)) => return Err(NoOutcome::Stopping),
+                Ok(_) if is_cut_short => {}
+                Ok(outcome) => return outcome,
             }
         };
-        let ended = outcome.wait_for(Option::is_some).await;
-        let ended = ended.ok().and_then(|outcome| outcome.clone());
-        ended.ok_or(NoOutcome::Stopping)
+        landed(own).await
     }
 
     fn spawn(
         &self,
         key: Digest,
+        deadline: Instant,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> watch::Receiver<Option<T>> {
+    ) -> watch::Receiver<Landed<T>> {
         let (sender, receiver) = watch::channel(None);
         let (turns, stop) = (Arc::clone(&self.turns), self.tasks.stop());
         let landing = Landing { running: Arc::clone(&self.running), key, own: receiver.clone() };
         self.tasks.spawn("fetch", async move {
             let fetched = stop.until_requested(async {
-                // It is closed by nobody.
-                let _turn = turns.acquire().await;
-                work.await
+                // They are closed by nobody.
+                let turn = time::timeout_at(deadline, turns.acquire()).await;
+                let _turn = turn.map_err(|_| NoOutcome::Busy)?;
+                Ok(work.await)
             });
             let fetched = fetched.await;
             drop(landing);
@@ -94,6 +118,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         });
         receiver
     }
+}
+
+async fn landed<T: Clone>(mut outcome: watch::Receiver<Landed<T>>) -> Result<T, NoOutcome> {
+    let ended = outcome.wait_for(Option::is_some).await;
+    let ended = ended.ok().and_then(|outcome| outcome.clone());
+    ended.unwrap_or(Err(NoOutcome::Stopping))
 }
 
 fn is_young(since: SystemTime, now: SystemTime, oldest: Option<SystemTime>) -> bool {
@@ -114,7 +144,7 @@ fn lock<T>(
 struct Landing<T> {
     running: Arc<Mutex<HashMap<Digest, Flight<T>>>>,
     key: Digest,
-    own: watch::Receiver<Option<T>>,
+    own: watch::Receiver<Landed<T>>,
 }
 
 impl<T> Drop for Landing<T> {
@@ -138,6 +168,53 @@ mod tests {
 
     use super::*;
 
+    /// Far off.
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_comes_too_late_is_none() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Flights::<()>::new(tasks.clone());
+        let (now, soon) = (SystemTime::now(), Instant::now() + Duration::from_secs(5));
+        let join = |number: usize, deadline| {
+            let key = Digest::of(Function::Sha256, &number.to_le_bytes());
+            flights.join(key, now, None, deadline, std::future::pending)
+        };
+        let running = join_all((0..MAX_RUNNING).map(|number| join(number, later())));
+        let waiting = join(MAX_RUNNING, soon);
+        tokio::select! {
+            biased;
+            _ = running => panic!("they end never"),
+            outcome = waiting => assert_eq!(outcome, Err(NoOutcome::Busy)),
+        }
+        assert_eq!(lock(&flights.running).len(), MAX_RUNNING);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_has_his_own_time() {
+        let tasks = TaskGroup::new("assets");
+        let flights = Flights::new(tasks.clone());
+        let (key, now) = (Digest::of(Function::Sha256, b"a"), SystemTime::now());
+        let begun = Arc::new(AtomicUsize::new(0));
+        let after = |seconds| Instant::now() + Duration::from_secs(seconds);
+        // Each fetch would take twenty seconds.
+        let join = |deadline: Instant| {
+            let begun = Arc::clone(&begun);
+            flights.join(key, now, None, deadline, move || async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let work = time::timeout_at(deadline, time::sleep(Duration::from_secs(20)));
+                work.await.is_ok()
+            })
+        };
+        let (short, long, other) = tokio::join!(join(after(10)), join(after(60)), join(after(60)));
+        assert_eq!((short, long, other), (Ok(false), Ok(true), Ok(true)));
+        assert_eq!(begun.load(Ordering::Relaxed), 2, "those who have time share the second one");
+        let (long, short) = tokio::join!(join(after(60)), join(after(10)));
+        assert_eq!((long, short), (Ok(true), Err(NoOutcome::Late)));
+    }
+
     #[tokio::test]
     async fn all_who_want_the_same_share_one() {
         let tasks = TaskGroup::new("assets");
@@ -145,10 +222,16 @@ mod tests {
         let (begun, now) = (Arc::new(AtomicUsize::new(0)), SystemTime::now());
         let join = |key: &'static [u8]| {
             let begun = Arc::clone(&begun);
-            flights.join(Digest::of(Function::Sha256, key), now, None, move || async move {
-                tokio::task::yield_now().await;
-                begun.fetch_add(1, Ordering::Relaxed)
-            })
+            flights.join(
+                Digest::of(Function::Sha256, key),
+                now,
+                None,
+                later(),
+                move || async move {
+                    tokio::task::yield_now().await;
+                    begun.fetch_add(1, Ordering::Relaxed)
+                },
+            )
         };
         let outcomes = join_all((0..50).map(|_| join(b"a"))).await;
         assert!(outcomes.iter().all(|outcome| *outcome == Ok(0)), "{outcomes:?}");
@@ -170,11 +253,11 @@ mod tests {
                 let _turn = go.acquire().await;
                 gone.fetch_add(1, Ordering::Relaxed)
             };
-            let joined = flights.join(key, SystemTime::now(), None, work);
+            let joined = flights.join(key, SystemTime::now(), None, later(), work);
             assert!(futures::FutureExt::now_or_never(joined).is_none());
         }
         go.add_permits(1);
-        let second = flights.join(key, SystemTime::now(), None, || async { 100 }).await;
+        let second = flights.join(key, SystemTime::now(), None, later(), || async { 100 }).await;
         assert_eq!((second, gone.load(Ordering::Relaxed)), (Ok(0), 1));
     }
 
@@ -183,7 +266,7 @@ mod tests {
         let tasks = TaskGroup::new("assets");
         let flights = Arc::new(Flights::<()>::new(tasks.clone()));
         let key = Digest::of(Function::Sha256, b"a");
-        let waits = flights.join(key, SystemTime::now(), None, std::future::pending::<()>);
+        let waits = flights.join(key, SystemTime::now(), None, later(), std::future::pending);
         let (outcome, _) = tokio::join!(waits, tasks.shut_down(Duration::from_secs(5)));
         assert_eq!(outcome, Err(NoOutcome::Stopping));
     }

@@ -1,6 +1,6 @@
 //! Answers of origins, wherever they send us on to.
 
-use std::{io::ErrorKind, time::Duration};
+use std::time::{Duration, SystemTime};
 
 use bbb_storage::Error;
 use http::{HeaderMap, StatusCode, header};
@@ -44,10 +44,8 @@ impl From<HopError> for Trouble {
         let text = story(&error);
         match error {
             HopError::Refused(_) => Self::last(Failed::Denied, text),
-            // So TLS says that something is wrong, and not merely broken off.
-            HopError::Unreachable { source, .. } if source.kind() == ErrorKind::InvalidData => {
-                Self::last(Failed::Aborted, text)
-            }
+            HopError::Proxy(status) => of_status(status, text, None),
+            HopError::Unusable { .. } => Self::last(Failed::Aborted, text),
             HopError::Unreachable { .. } | HopError::Broken { .. } => {
                 Self::passing(Failed::Aborted, text)
             }
@@ -110,18 +108,57 @@ fn is_redirect(status: StatusCode) -> bool {
 /// What an answer says that is not the asset. Its body, whatever it is, is not the asset either.
 pub(crate) fn refusal(answer: &Answer) -> Trouble {
     let status = answer.status();
-    let what = format!("the origin answers {status}");
-    let pause = answer.header(header::RETRY_AFTER).and_then(|after| after.trim().parse().ok());
-    let pause = pause.map(Duration::from_secs);
+    let who = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED { "proxy" } else { "origin" };
+    let what = format!("the {who} answers {status}");
+    let after = answer.header(header::RETRY_AFTER);
+    let pause = after.and_then(|after| {
+        let now = answer.header(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        pause(after, now.unwrap_or_else(SystemTime::now))
+    });
+    of_status(status, what, pause)
+}
+
+/// What a status means that is no success.
+fn of_status(status: StatusCode, what: String, pause: Option<Duration>) -> Trouble {
+    let passing = |failed| Trouble { again: Some(pause), ..Trouble::last(failed, what.clone()) };
     match status.as_u16() {
         404 | 410 => Trouble::last(Failed::NotFound, what),
         401 | 403 | 407 | 451 => Trouble::last(Failed::Denied, what),
-        429 => Trouble { again: Some(pause), ..Trouble::last(Failed::Exhausted, what) },
-        408 | 500 | 502 | 503 | 504 => {
-            Trouble { again: Some(pause), ..Trouble::last(Failed::Aborted, what) }
-        }
-        // A server that cannot go on: it is asked for the whole.
-        206 | 416 => Trouble::passing(Failed::Aborted, what),
+        429 => passing(Failed::Exhausted),
+        408 | 500..=599 => passing(Failed::Aborted),
         _ => Trouble::last(Failed::Aborted, what),
+    }
+}
+
+/// How long an origin asks to be left alone: seconds, or a date by its own clock (RFC 9110, section 10.2.3).
+fn pause(after: &str, now: SystemTime) -> Option<Duration> {
+    let after = after.trim();
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(after).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn origins_ask_for_pauses_in_two_ways() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (after, expected) in [
+            ("7", Some(7)),
+            (" 0 ", Some(0)),
+            ("Mon, 12 Jan 1970 13:47:40 GMT", Some(60)),
+            ("Mon, 12 Jan 1970 13:40:00 GMT", Some(0)),
+            ("-1", None),
+            ("99999999999999999999", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(after, now), expected.map(Duration::from_secs), "{after}");
+        }
     }
 }

@@ -30,7 +30,7 @@ pub use assets::{Assets, RecordsOf};
 pub use credentials::Credentials;
 pub use failure::{Failed, Failure, FetchError};
 pub use key::Kind;
-pub use origin::{LookUp, Origins, system_lookup};
+pub use origin::{Bounds, LookUp, Origins, system_lookup};
 pub use place::{Place, PlaceError};
 pub use qualifiers::Qualifiers;
 pub use reach::{IsOwn, Reach, Refused};

@@ -88,7 +88,7 @@ impl Spool {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = disk.scratch().join(format!("asset-{number}"));
-        let room = disk.reserve(ROOM_STEP_BYTES).await?;
+        let room = disk.reserve(0).await?;
         let hashing = Hashing::new(function, integrity.as_ref());
         let writer = blocking("making a scratch file", move || {
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;

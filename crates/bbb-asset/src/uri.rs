@@ -91,7 +91,7 @@ fn has_scheme(text: &str) -> bool {
 }
 
 /// User and password as RFC 7617 has them.
-fn login(url: &Url) -> Option<HeaderValue> {
+pub(crate) fn login(url: &Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
     }
@@ -110,6 +110,7 @@ pub(crate) fn shown(url: &Url) -> String {
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
             format!("{}://{host}{port}{}", url.scheme(), url.path())
         }
+        None if url.cannot_be_a_base() => format!("{}:", url.scheme()),
         None => url.as_str().split('?').next().unwrap_or_default().to_owned(),
     }
 }

@@ -1,13 +1,14 @@
 //! Fetches of remote assets at the node that owns them, so that all who want one at once, on whichever nodes, wait for the same.
 //!
-//! An owner that is gone, slow or busy is not waited for: whoever asked fetches himself then.
+//! An owner that is gone or busy is not waited for, and one that says nothing only for as long as the fetch may take: whoever
+//! asked fetches himself then.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bbb_cluster::{ClusterView, MemberId};
 use bbb_digest::Digest;
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{Connections, call::WaitsFor};
 
@@ -15,8 +16,9 @@ use crate::{Connections, call::WaitsFor};
 const FETCH_BLOB: &str = "/build.bazel.remote.asset.v1.Fetch/FetchBlob";
 const FETCH_DIRECTORY: &str = "/build.bazel.remote.asset.v1.Fetch/FetchDirectory";
 
-/// How much longer than the fetch itself its owner may take to answer.
-const GRACE: Duration = Duration::from_secs(30);
+/// How many fetches may be waited for at other nodes. Each takes a stream of a connection that blobs and results go over too;
+/// who comes when there are so many fetches himself.
+const MAX_WAITED_FOR: usize = 256;
 
 /// What is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +33,13 @@ pub enum Asset {
 pub struct SharedAssets {
     view: watch::Receiver<Arc<ClusterView>>,
     connections: Arc<Connections>,
+    waits: Semaphore,
 }
 
 impl SharedAssets {
     /// Fetches at the nodes of the view.
     pub fn new(view: watch::Receiver<Arc<ClusterView>>, connections: Arc<Connections>) -> Self {
-        Self { view, connections }
+        Self { view, connections, waits: Semaphore::new(MAX_WAITED_FOR) }
     }
 
     /// The node that owns a fetch, if it is another one.
@@ -60,13 +63,15 @@ impl SharedAssets {
         A: Message + Default + 'static,
     {
         let owner = self.owner(key)?;
+        let _wait = self.waits.try_acquire().ok()?;
         let peer = self.connections.to(&owner);
         let path = match asset {
             Asset::Blob => FETCH_BLOB,
             Asset::Directory => FETCH_DIRECTORY,
         };
-        let turns = peer.enter(WaitsFor::Node).ok()?;
-        match peer.call(turns, path, request, timeout.saturating_add(GRACE)).await {
+        let turns = peer.enter(WaitsFor::Outside).ok()?;
+        let within = timeout.saturating_add(self.connections.bounds().fetched);
+        match peer.call(turns, path, request, within).await {
             Ok(answer) => {
                 tracing::debug!(%owner, "an asset was fetched by its owner");
                 Some(answer)

@@ -30,6 +30,8 @@ pub struct Bounds {
     pub hold: Duration,
     /// Until a write is acknowledged though owners have not taken its hints.
     pub tell: Duration,
+    /// Until an owner tells what came of the fetch of an asset, once that must be over.
+    pub fetched: Duration,
 }
 
 impl Default for Bounds {
@@ -47,6 +49,7 @@ impl Default for Bounds {
             locate: Duration::from_millis(500),
             hold: Duration::from_secs(1),
             tell: Duration::from_millis(200),
+            fetched: Duration::from_secs(10),
         }
     }
 }
@@ -68,6 +71,7 @@ impl Bounds {
             locate: self.locate * factor,
             hold: self.hold * factor,
             tell: self.tell * factor,
+            fetched: self.fetched * factor,
         }
     }
 }

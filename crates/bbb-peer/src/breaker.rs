@@ -52,6 +52,14 @@ impl Breaker {
         Some(Turn { breaker: Arc::clone(self), turn: state.turn, is_trial })
     }
 
+    /// The same for a call that takes its time: it is no trial, for nobody is to wait for what becomes of it.
+    pub(crate) fn enter_beside(self: &Arc<Self>, now: Instant) -> Option<Turn> {
+        let state = self.state();
+        let is_open = state.closed_until.is_none_or(|until| now >= until);
+        let turn = state.turn;
+        is_open.then(|| Turn { breaker: Arc::clone(self), turn, is_trial: false })
+    }
+
     /// The same for a call that is made however the node is.
     pub(crate) fn enter_anyway(self: &Arc<Self>) -> Turn {
         Turn { breaker: Arc::clone(self), turn: self.state().turn, is_trial: false }
@@ -114,6 +122,20 @@ mod tests {
         assert!(breaker.enter(at(3499)).is_none());
         breaker.enter(at(3500)).unwrap().answered();
         assert!(breaker.enter(at(3500)).is_some() && breaker.enter(at(3500)).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_call_that_takes_its_time() {
+        let (breaker, start) = (Arc::new(Breaker::default()), Instant::now());
+        let well = breaker.enter_beside(start).unwrap();
+        well.failed(start);
+        assert!(breaker.enter_beside(start + FIRST_PAUSE / 2).is_none());
+        let slow = breaker.enter_beside(start + FIRST_PAUSE).unwrap();
+        let trial = breaker.enter(start + FIRST_PAUSE).unwrap();
+        assert!(breaker.enter_beside(start + FIRST_PAUSE).is_some());
+        trial.answered();
+        slow.failed(start + FIRST_PAUSE);
+        assert!(breaker.enter(start + FIRST_PAUSE).is_some(), "it says nothing any more");
     }
 
     #[tokio::test(start_paused = true)]

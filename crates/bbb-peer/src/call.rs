@@ -57,23 +57,30 @@ pub(crate) enum WaitsFor {
     /// The bucket, through the node: who knows which of them is slow. It is asked no such thing for a while, and what it
     /// has itself is still to be had from it.
     Bucket,
+    /// Somebody outside, for minutes maybe: that it is late says nothing of the node.
+    Outside,
 }
 
 impl Peer {
     /// The right to ask for something; none while the node is stepped over.
     pub(crate) fn enter(&self, waits_for: WaitsFor) -> Result<Turns, CallError> {
         let now = Instant::now();
-        let node = self.node.enter(now).ok_or(CallError::SteppedOver)?;
+        let node = match waits_for {
+            WaitsFor::Node | WaitsFor::Bucket => self.node.enter(now),
+            WaitsFor::Outside => self.node.enter_beside(now),
+        };
+        let node = node.ok_or(CallError::SteppedOver)?;
         let bucket = match waits_for {
-            WaitsFor::Node => None,
+            WaitsFor::Node | WaitsFor::Outside => None,
             WaitsFor::Bucket => Some(self.bucket.enter(now).ok_or(CallError::SteppedOver)?),
         };
-        Ok(Turns { node, bucket })
+        Ok(Turns { node, bucket, waits_for })
     }
 
     /// The same, however the node has behaved: for those who want to know just that.
     pub(crate) fn enter_anyway(&self) -> Turns {
-        Turns { node: self.node.enter_anyway(), bucket: Some(self.bucket.enter_anyway()) }
+        let (node, bucket) = (self.node.enter_anyway(), Some(self.bucket.enter_anyway()));
+        Turns { node, bucket, waits_for: WaitsFor::Bucket }
     }
 
     /// Sends one message and gives the one that comes back.
@@ -176,6 +183,7 @@ pub(crate) struct Turns {
     node: Turn,
     /// None if the answer does not wait for the bucket.
     bucket: Option<Turn>,
+    waits_for: WaitsFor,
 }
 
 impl Turns {
@@ -201,7 +209,9 @@ impl Turns {
                 Err(CallError::Lost(Box::new(status)))
             }
             Err(_) => {
-                self.bucket.as_ref().unwrap_or(&self.node).failed(Instant::now());
+                if self.waits_for != WaitsFor::Outside {
+                    self.bucket.as_ref().unwrap_or(&self.node).failed(Instant::now());
+                }
                 Err(CallError::Late(within))
             }
         }

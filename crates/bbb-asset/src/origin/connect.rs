@@ -1,6 +1,6 @@
 //! Connections to origins: names looked up, every address judged, TLS where it is asked for.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,12 +17,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::{Connection, Form, HopError, Origins, handshake, proxy::Proxy};
-
-/// How long looking a name up, one attempt to connect and a TLS handshake may take.
-const LOOKED_UP_WITHIN: Duration = Duration::from_secs(20);
-const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
-const SHAKEN_WITHIN: Duration = Duration::from_secs(20);
+use super::{Bounds, Connection, Form, HopError, Origins, handshake, proxy::Proxy};
 
 /// How many addresses of one name are tried.
 const MAX_ADDRESSES: usize = 6;
@@ -75,11 +70,12 @@ impl Origins {
                     return Ok((stream, Form::Absolute(proxy.login)));
                 }
                 let port = url.port_or_known_default().unwrap_or_default();
-                let stream = tunnel(stream, host, port, proxy.login).await?;
+                let stream = self.tunnel(stream, host, port, proxy.login).await?;
                 Ok((self.shake(host, stream).await?, Form::Origin))
             }
             Way::Direct(addresses) => {
-                let stream: Stream = Box::new(connect_to_any(host, &addresses).await?);
+                let stream: Stream =
+                    Box::new(connect_to_any(host, &addresses, &self.bounds).await?);
                 let stream = if is_tls { self.shake(host, stream).await? } else { stream };
                 Ok((stream, Form::Origin))
             }
@@ -88,10 +84,9 @@ impl Origins {
 
     /// The way on which `url` may be asked for.
     pub(crate) async fn way(&self, url: &Url) -> Result<Way, HopError> {
-        let unreachable =
-            |what: &str| HopError::unreachable(what, io::ErrorKind::InvalidInput.into());
-        let host = url.host_str().ok_or_else(|| unreachable("the URL has no host"))?;
-        let port = url.port_or_known_default().ok_or_else(|| unreachable("the URL has no port"))?;
+        let unusable = |what: &str| HopError::unusable(what, io::ErrorKind::InvalidInput.into());
+        let host = url.host_str().ok_or_else(|| unusable("the URL has no host"))?;
+        let port = url.port_or_known_default().ok_or_else(|| unusable("the URL has no port"))?;
         if let Some(proxy) = self.proxies.of(url).transpose()? {
             self.reach.judge_name(host, port)?;
             return Ok(Way::Proxy(proxy));
@@ -126,7 +121,8 @@ impl Origins {
     /// The proxy is the operator's choice, wherever it is.
     async fn connect_to_proxy(&self, proxy: &Proxy) -> Result<Stream, HopError> {
         let addresses = self.look_up(&proxy.host, proxy.port).await?;
-        Ok(Box::new(connect_to_any(&proxy.host, &addresses).await?))
+        let called = format!("the proxy {}:{}", proxy.host, proxy.port);
+        Ok(Box::new(connect_to_any(&called, &addresses, &self.bounds).await?))
     }
 
     async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, HopError> {
@@ -134,71 +130,79 @@ impl Origins {
         if let Ok(address) = bare.parse() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let looked_up =
-            time::timeout(LOOKED_UP_WITHIN, (self.look_up)(bare.to_owned(), port)).await;
-        let looked_up =
-            looked_up.map_err(|_| HopError::Slow("looking the host up", LOOKED_UP_WITHIN))?;
+        let within = self.bounds.look_up;
+        let looked_up = time::timeout(within, (self.look_up)(bare.to_owned(), port)).await;
+        let looked_up = looked_up.map_err(|_| HopError::Slow("looking the host up", within))?;
         looked_up.map_err(|error| HopError::unreachable(format!("cannot look {host} up"), error))
     }
 
     async fn shake(&self, host: &str, stream: Stream) -> Result<Stream, HopError> {
-        let failed = |error| HopError::unreachable(format!("no TLS with {host}"), error);
+        let what = || format!("no TLS with {host}");
+        let unusable = |error| HopError::unusable(what(), error);
         let config =
-            self.tls.as_ref().map_err(|error| failed(io::Error::other(Arc::clone(error))))?;
+            self.tls.as_ref().map_err(|error| unusable(io::Error::other(Arc::clone(error))))?;
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(bare.to_owned());
-        let name = name.map_err(|error| failed(io::Error::other(error)))?;
+        let name = name.map_err(|error| unusable(io::Error::other(error)))?;
         let shaking = TlsConnector::from(Arc::clone(config)).connect(name, stream);
-        let shaken = time::timeout(SHAKEN_WITHIN, shaking).await;
-        let shaken = shaken.map_err(|_| HopError::Slow("the TLS handshake", SHAKEN_WITHIN))?;
-        Ok(Box::new(shaken.map_err(failed)?))
+        let within = self.bounds.handshake;
+        let shaken = time::timeout(within, shaking).await;
+        let shaken = shaken.map_err(|_| HopError::Slow("the TLS handshake", within))?;
+        let shaken = shaken.map_err(|error| match error.kind() {
+            // So TLS says that something is wrong, a certificate above all, and not merely broken off.
+            io::ErrorKind::InvalidData => unusable(error),
+            _ => HopError::unreachable(what(), error),
+        });
+        Ok(Box::new(shaken?))
+    }
+
+    /// Has a proxy connect to a host (RFC 9110, section 9.3.6).
+    async fn tunnel(
+        &self,
+        stream: Stream,
+        host: &str,
+        port: u16,
+        login: Option<HeaderValue>,
+    ) -> Result<Stream, HopError> {
+        let authority = format!("{host}:{port}");
+        let mut request = Request::connect(&authority).header(header::HOST, &authority);
+        if let Some(login) = login {
+            request = request.header(header::PROXY_AUTHORIZATION, login);
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| {
+            let what = format!("no tunnel to {host} through the proxy");
+            HopError::unusable(what, io::Error::other(error))
+        })?;
+        let broken = |source| HopError::Broken { what: "asking the proxy", source };
+        let tunnelled = async {
+            let (mut sender, connection) = handshake(stream).await?;
+            let mut connection = Connection(Some(Box::pin(connection.with_upgrades())));
+            let response = connection.drive(sender.send_request(request)).await.map_err(broken)?;
+            if !response.status().is_success() {
+                return Err(HopError::Proxy(response.status()));
+            }
+            let upgraded = connection.drive(hyper::upgrade::on(response)).await.map_err(broken)?;
+            Ok(Box::new(TokioIo::new(upgraded)) as Stream)
+        };
+        let within = self.bounds.handshake;
+        let tunnelled = time::timeout(within, tunnelled).await;
+        tunnelled.unwrap_or(Err(HopError::Slow("the tunnel through the proxy", within)))
     }
 }
 
 /// Connects to the first address that answers.
-async fn connect_to_any(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, HopError> {
+async fn connect_to_any(
+    called: &str,
+    addresses: &[SocketAddr],
+    bounds: &Bounds,
+) -> Result<TcpStream, HopError> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "it has no address");
     for address in addresses.iter().take(MAX_ADDRESSES) {
-        match time::timeout(CONNECTED_WITHIN, TcpStream::connect(address)).await {
+        match time::timeout(bounds.connect, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
             Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
-    Err(HopError::unreachable(format!("cannot connect to {host}"), last))
-}
-
-/// Has a proxy connect to a host (RFC 9110, section 9.3.6).
-async fn tunnel(
-    stream: Stream,
-    host: &str,
-    port: u16,
-    login: Option<HeaderValue>,
-) -> Result<Stream, HopError> {
-    let failed =
-        |error| HopError::unreachable(format!("no tunnel to {host} through the proxy"), error);
-    let authority = format!("{host}:{port}");
-    let mut request = Request::connect(&authority).header(header::HOST, &authority);
-    if let Some(login) = login {
-        request = request.header(header::PROXY_AUTHORIZATION, login);
-    }
-    let request = request.body(Empty::<Bytes>::new());
-    let request = request.map_err(|error| failed(io::Error::other(error)))?;
-    let tunnelled = async {
-        let (mut sender, connection) = handshake(stream).await?;
-        let mut connection = Connection(Some(Box::pin(connection.with_upgrades())));
-        let response = connection.drive(sender.send_request(request)).await;
-        let response =
-            response.map_err(|source| HopError::Broken { what: "asking the proxy", source })?;
-        if !response.status().is_success() {
-            let status = response.status();
-            return Err(failed(io::Error::other(format!("the proxy answers {status}"))));
-        }
-        let upgraded = connection.drive(hyper::upgrade::on(response)).await;
-        let upgraded =
-            upgraded.map_err(|source| HopError::Broken { what: "asking the proxy", source })?;
-        Ok(Box::new(TokioIo::new(upgraded)) as Stream)
-    };
-    let tunnelled = time::timeout(SHAKEN_WITHIN, tunnelled).await;
-    tunnelled.unwrap_or(Err(HopError::Slow("the tunnel through the proxy", SHAKEN_WITHIN)))
+    Err(HopError::unreachable(format!("cannot connect to {called}"), last))
 }

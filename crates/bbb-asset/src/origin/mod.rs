@@ -3,6 +3,7 @@
 //! The library below follows no redirect, keeps no connection and looks nothing up: whatever decides where bytes come from is
 //! written here. A connection is not worth keeping for the few large things that builds fetch.
 
+mod bounds;
 mod connect;
 mod proxy;
 
@@ -10,23 +11,20 @@ use std::{fmt, future::poll_fn, io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Empty;
 use hyper::{body::Body as _, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::time;
+use tokio::time::{self, Instant};
 use url::Url;
+
+use bounds::Pace;
 
 use crate::{Reach, Refused};
 
+pub use bounds::Bounds;
 pub(crate) use connect::Way;
 pub use connect::{LookUp, system_lookup};
-
-/// How long the head of an answer may take.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
-
-/// How long an answer may be silent.
-const IDLE: Duration = Duration::from_secs(60);
 
 /// How many bytes the head of an answer may have, and how many headers.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -49,6 +47,17 @@ pub(crate) enum HopError {
         /// Why it failed.
         source: io::Error,
     },
+    /// It cannot be reached in the way that is known, and trying again is of no use.
+    #[error("{what}")]
+    Unusable {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A proxy does not let us through.
+    #[error("the proxy answers {0}")]
+    Proxy(StatusCode),
     /// It does not speak as it should.
     #[error("{what}")]
     Broken {
@@ -58,13 +67,17 @@ pub(crate) enum HopError {
         source: hyper::Error,
     },
     /// It takes too long.
-    #[error("{0} takes longer than {secs} seconds", secs = .1.as_secs())]
+    #[error("{0} takes longer than {1:?}")]
     Slow(&'static str, Duration),
 }
 
 impl HopError {
     fn unreachable(what: impl Into<String>, source: io::Error) -> Self {
         Self::Unreachable { what: what.into(), source }
+    }
+
+    fn unusable(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Unusable { what: what.into(), source }
     }
 }
 
@@ -75,46 +88,73 @@ pub struct Origins {
     look_up: LookUp,
     tls: Result<Arc<rustls::ClientConfig>, Arc<rustls::Error>>,
     proxies: Arc<proxy::Proxies>,
+    bounds: Bounds,
 }
 
 impl Origins {
     /// Origins within `reach`, through the proxies that the environment names (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`,
     /// `NO_PROXY`, in small letters too), trusting whom the system trusts (or `SSL_CERT_FILE`, `SSL_CERT_DIR`).
     pub fn from_env(reach: Reach) -> Self {
-        Self {
+        let tls = connect::system_trust().map_err(Arc::new);
+        if let Err(error) = &tls {
+            tracing::warn!(%error, "nobody is trusted: nothing can be fetched by https");
+        }
+        let origins = Self {
             reach: Arc::new(reach),
             look_up: system_lookup(),
-            tls: connect::system_trust().map_err(Arc::new),
-            proxies: Arc::new(proxy::Proxies::from_env()),
-        }
+            tls,
+            proxies: Arc::default(),
+            bounds: Bounds::default(),
+        };
+        origins.through(|name| std::env::var(name).ok())
     }
 
     /// The same, with other ways to look names up and to trust, and no proxy.
     pub fn with(reach: Reach, look_up: LookUp, tls: Arc<rustls::ClientConfig>) -> Self {
-        let proxies = Arc::new(proxy::Proxies::none());
-        Self { reach: Arc::new(reach), look_up, tls: Ok(tls), proxies }
+        Self {
+            reach: Arc::new(reach),
+            look_up,
+            tls: Ok(tls),
+            proxies: Arc::default(),
+            bounds: Bounds::default(),
+        }
     }
 
-    /// The same, through a proxy.
+    /// The same, through the proxies that these variables of an environment name.
     #[must_use]
-    pub fn through(self, proxy: &str) -> Self {
-        Self { proxies: Arc::new(proxy::Proxies::all(proxy)), ..self }
+    pub fn through(self, variable: impl Fn(&str) -> Option<String>) -> Self {
+        let proxies = proxy::Proxies::of_variables(variable);
+        for why in proxies.unusable() {
+            tracing::warn!(why, "cannot use a proxy that the environment names");
+        }
+        Self { proxies: Arc::new(proxies), ..self }
+    }
+
+    /// The same, which waits as long as `bounds` say.
+    #[must_use]
+    pub fn within(self, bounds: Bounds) -> Self {
+        Self { bounds, ..self }
+    }
+
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// Asks for `url`.
     pub(crate) async fn get(&self, url: &Url, headers: HeaderMap) -> Result<Answer, HopError> {
         let (stream, form) = self.connect(url).await?;
         let request = request(url, headers, form);
+        let bounds = self.bounds;
         let asked = async {
             let (mut sender, connection) = handshake(stream).await?;
             let mut connection = Connection(Some(Box::pin(connection)));
             let response = connection.drive(sender.send_request(request)).await;
             let response =
                 response.map_err(|source| HopError::Broken { what: "asking", source })?;
-            Ok(Answer { response, connection })
+            Ok(Answer { response, connection, pace: Pace::default(), bounds })
         };
-        let asked = time::timeout(ANSWERED_WITHIN, asked).await;
-        asked.unwrap_or(Err(HopError::Slow("the answer", ANSWERED_WITHIN)))
+        let asked = time::timeout(bounds.head, asked).await;
+        asked.unwrap_or(Err(HopError::Slow("the answer", bounds.head)))
     }
 }
 
@@ -191,10 +231,12 @@ impl Connection {
 pub(crate) struct Answer {
     response: Response<Incoming>,
     connection: Connection,
+    pace: Pace,
+    bounds: Bounds,
 }
 
 impl Answer {
-    pub(crate) fn status(&self) -> http::StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         self.response.status()
     }
 
@@ -209,7 +251,7 @@ impl Answer {
 
     /// The next piece of the body; none at its end, which is there only if all came that was announced.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, HopError> {
-        let Self { response, connection } = self;
+        let Self { response, connection, pace, bounds } = self;
         let body = response.body_mut();
         let next = connection.drive(async {
             loop {
@@ -221,9 +263,12 @@ impl Answer {
                 }
             }
         });
-        match time::timeout(IDLE, next).await {
-            Ok(next) => next.map_err(|source| HopError::Broken { what: "reading", source }),
-            Err(_) => Err(HopError::Slow("the next piece", IDLE)),
-        }
+        let since = Instant::now();
+        let Ok(next) = time::timeout(pace.left(bounds), next).await else {
+            return Err(HopError::Slow("the next piece", bounds.pace));
+        };
+        let next = next.map_err(|source| HopError::Broken { what: "reading", source })?;
+        pace.came(since.elapsed(), next.as_ref().map_or(0, Bytes::len));
+        Ok(next)
     }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "shared by tests of which none uses all of it")]
 
+pub(crate) mod tls;
+
 use std::{
     collections::HashMap,
     future::Future,
@@ -13,14 +15,15 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bbb_asset::{
-    AssetUri, Assets, Failed, Fetch, FetchError, Found, Kind, LookUp, Origins, Qualifiers, Reach,
+    AssetUri, Assets, Bounds, Failed, Fetch, FetchError, Found, Kind, LookUp, Origins, Qualifiers,
+    Reach,
 };
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{CasExt as _, Disk, DiskSettings, Instances, Stores, TreeCache, Trees};
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
 
@@ -109,7 +112,21 @@ impl Server {
     }
 }
 
-async fn read_head(stream: &mut TcpStream) -> Option<Asked> {
+/// Something that begins to speak as soon as somebody is there, and does not listen.
+pub(crate) async fn greeter(greeting: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    TaskGroup::new("greeter").spawn("greet", async move {
+        let mut kept = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            send(&mut stream, greeting).await;
+            kept.push(stream);
+        }
+    });
+    address
+}
+
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
@@ -164,6 +181,26 @@ impl Rig {
         roots: rustls::RootCertStore,
         with: impl FnOnce(Origins) -> Origins,
     ) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let origins = Origins::with(reach(allow), look_up, Arc::new(tls));
+        Self::over(with(origins.within(not_pausing())))
+    }
+
+    /// Assets that are fetched over loopback, and given up after a blink.
+    pub(crate) fn impatient() -> Self {
+        let blink = Duration::from_millis(300);
+        let bounds = Bounds { head: blink, pace: blink, handshake: blink, ..not_pausing() };
+        let (look_up, roots) = (bbb_asset::system_lookup(), rustls::RootCertStore::empty());
+        let within = |origins: Origins| origins.within(Bounds { look_up: blink, ..bounds });
+        Self::trusting(&["127.0.0.1"], look_up, roots, within)
+    }
+
+    pub(crate) fn over(origins: Origins) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let tasks = TaskGroup::new("assets");
         let disk =
@@ -176,15 +213,6 @@ impl Rig {
         }));
         let stores = instances.get(&InstanceName::default());
         let near = Arc::clone(&disk);
-        let allow = allow.iter().map(|place| place.parse().unwrap()).collect();
-        let reach = Reach::new(allow, Vec::new(), Arc::new(|_: IpAddr| false));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let origins = with(Origins::with(reach, look_up, Arc::new(tls)));
         let assets = Assets::new(
             instances,
             Box::new(move |name| near.assets(name)),
@@ -230,12 +258,35 @@ impl Rig {
         self.disk.scratch()
     }
 
+    /// Waits until there is nothing: what a fetch leaves behind that was broken off goes when its thread is done with it.
+    pub(crate) async fn holds_nothing(&self) {
+        let is_empty = || self.holds() == (0, 0, 0) && self.disk.stats().taken_bytes == 0;
+        let emptied = async {
+            while !is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let emptied = tokio::time::timeout(Duration::from_secs(20), emptied).await;
+        assert!(emptied.is_ok(), "{:?} {:?}", self.holds(), self.disk.stats());
+    }
+
     /// What the store holds: blobs, records, files that are not done.
     pub(crate) fn holds(&self) -> (u64, u64, usize) {
         let stats = self.disk.stats();
         let scratch = std::fs::read_dir(self.disk.scratch()).unwrap().count();
         (stats.blobs, stats.results, scratch)
     }
+}
+
+/// The public internet, and `allow`.
+pub(crate) fn reach(allow: &[&str]) -> Reach {
+    let allow = allow.iter().map(|place| place.parse().unwrap()).collect();
+    Reach::new(allow, Vec::new(), Arc::new(|_: IpAddr| false))
+}
+
+/// As origins are waited for, but that they are tried again without much of a pause.
+fn not_pausing() -> Bounds {
+    Bounds { first_pause: Duration::from_millis(5), ..Bounds::default() }
 }
 
 pub(crate) fn wanted(uris: &[&str], pairs: &[(&str, &str)]) -> Fetch {

@@ -8,8 +8,10 @@ use bbb_grpc::{Budgets, Doors, Port, Settings};
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::{
     Bounds, Connections, Introductions, NodeServer, NodeService, PeerTier, PeerTierSettings,
+    assets::SharedAssets,
     work::{ClusterDispatch, PeerReach, Work, WorkServer, WorkService, WorkSettings},
 };
+use bbb_reapi::proto::asset::fetch_server::FetchServer;
 use bbb_storage::{
     ActionCache, Bucket, BucketSettings, Cas, Disk, DiskSettings, Far, Instances, Objects, Stores,
     Tiered, TieredSettings, TreeCache, Trees, Wanted,
@@ -21,7 +23,10 @@ use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::link::{Link, State};
+use crate::{
+    assets::Origin,
+    link::{Link, State},
+};
 
 /// How long the bucket may take: longer than anyone waits for an owner, and no longer than a test likes to.
 const BUCKET_DEADLINE: Duration = Duration::from_secs(7);
@@ -44,6 +49,10 @@ pub(crate) struct Node {
     pub(crate) faulty: Arc<Faulty<InMemory>>,
     pub(crate) peers: Arc<PeerTier>,
     pub(crate) introductions: Arc<Introductions>,
+    /// The fetches that others own.
+    pub(crate) assets: SharedAssets,
+    /// What becomes of fetches that this node owns.
+    pub(crate) origin: Arc<Origin>,
     pub(crate) link: Link,
     pub(crate) dispatch: Arc<ClusterDispatch>,
     /// What has to do with work.
@@ -62,6 +71,12 @@ impl Rig {
     /// The same with the bounds that nodes have.
     pub(crate) async fn bounded(names: &[&str]) -> Self {
         Self::with(names, Bounds::default()).await
+    }
+
+    /// The same, which wait for the owner of a fetch no longer than that may take.
+    pub(crate) async fn punctual(names: &[&str]) -> Self {
+        let bounds = Bounds { fetched: Duration::from_millis(100), ..Bounds::default().times(20) };
+        Self::with(names, bounds).await
     }
 
     async fn with(names: &[&str], bounds: Bounds) -> Self {
@@ -182,6 +197,8 @@ impl Node {
         let reach = PeerReach::new(Arc::clone(&connections), &work);
         let dispatch = ClusterDispatch::start(WorkSettings::default(), seen.clone(), reach, &work);
         let work_service = WorkService::new(Arc::clone(&dispatch) as Arc<dyn Work>, &work);
+        let assets = SharedAssets::new(seen.clone(), Arc::clone(&connections));
+        let origin = Arc::new(Origin::default());
         let peers = PeerTier::new(
             &PeerTierSettings::default(),
             Arc::clone(&bucket),
@@ -199,7 +216,8 @@ impl Node {
         let service =
             NodeService::new(Arc::clone(&near), Arc::clone(&peers), Arc::clone(&introductions));
         let tiered = Arc::new(tiered);
-        let port = port(&tiered, &near, (service, work_service), &tls);
+        let fetches = FetchServer::from_arc(Arc::clone(&origin));
+        let port = port(&tiered, &near, (service, work_service, fetches), &tls);
         port.serve(listener, &group);
         Self {
             member,
@@ -209,6 +227,8 @@ impl Node {
             faulty,
             peers,
             introductions,
+            assets,
+            origin,
             link,
             dispatch,
             work,
@@ -304,7 +324,7 @@ fn tiered(near: &Arc<Disk>, peers: &Arc<PeerTier>, group: &TaskGroup) -> Tiered 
 fn port(
     tiered: &Arc<Tiered>,
     near: &Arc<Disk>,
-    (service, work): (NodeServer<NodeService>, WorkServer),
+    (service, work, fetches): (NodeServer<NodeService>, WorkServer, FetchServer<Origin>),
     tls: &NodeTls,
 ) -> Port {
     let settings = Settings {
@@ -327,6 +347,7 @@ fn port(
     let nodes = Doors::for_nodes(MAX_BLOB_BYTES, &peers_budget, peers, None)
         .with_service(service)
         .with_service(work)
+        .with_service(fetches)
         .with_doors_under("/near", near);
     Port::new(256 << 20, Doors::new(settings, &clients_budget, clients))
         .with_nodes(nodes, tls.server())
@@ -348,7 +369,7 @@ fn bucket(objects: &Arc<Faulty<InMemory>>, group: &TaskGroup) -> Arc<Bucket> {
 }
 
 /// Waits until something is so.
-async fn until(is_so: impl Fn() -> bool) {
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
     let waiting = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(1)).await;
