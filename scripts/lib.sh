@@ -33,10 +33,15 @@ debian_packages() {
   [ ${#missing[@]} = 0 ] && return
   say "installing from Debian: ${missing[*]}"
   mkdir -p "$clients"
+  # The archive's tool ends where it runs already.
+  local lock
+  exec {lock}>"$clients/apt.lock"
+  flock "$lock"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >"$clients/apt.log" 2>&1 ||
     warn "'apt-get update' complained; see $clients/apt.log"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" \
     >>"$clients/apt.log" 2>&1 </dev/null || die "could not install ${missing[*]}; see $clients/apt.log"
+  exec {lock}>&-
 }
 
 # --- nodes -----------------------------------------------------------------------------------------------------

@@ -1,12 +1,8 @@
 //! The assets of all instances: what is remembered of them, and how what is not is fetched.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt, sync::Arc, time::SystemTime};
 
-use bbb_digest::{Digest, Function, InstanceName};
+use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
 use bbb_storage::{ActionCache, Complete, Disk, Error, Instances};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -18,19 +14,16 @@ use tokio::{
 use url::Url;
 
 use crate::{
-    AssetUri, Failed, Failure, Kind, Origins, Qualifiers, Record, UnpackLimits,
+    AssetUri, Failed, Failure, Fetch, FetchError, Found, Kind, Origins, Push, Record, UnpackLimits,
     directory::{Trees, part},
     download::{Got, Wish, download},
-    flight::{Flights, NoOutcome},
+    failure::Stories,
+    flight::Flights,
     git,
     key::key,
     record::{Origin, Standing, Validators},
     spool::Spooled,
 };
-
-/// How long a fetch may take of which a client says nothing, and the longest that one may ask for.
-const USUAL_TIMEOUT: Duration = Duration::from_secs(600);
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How many URIs are looked up, and records written, at a time.
 const LOOKED_UP_AT_ONCE: usize = 8;
@@ -40,106 +33,6 @@ const UNPACKED_AT_ONCE: usize = 2;
 
 /// How many repositories are fetched at a time, each by some processes of its own.
 const CLONED_AT_ONCE: usize = 4;
-
-/// The longest story of a failure, in bytes.
-const MAX_STORY_BYTES: usize = 4 << 10;
-
-/// What a client asks for.
-#[derive(Clone, Debug)]
-pub struct Fetch {
-    /// The instance.
-    pub instance: InstanceName,
-    /// What is wanted.
-    pub kind: Kind,
-    /// By which function its digest is made.
-    pub function: Function,
-    /// What it is called; at least one.
-    pub uris: Vec<AssetUri>,
-    /// What else is said of it.
-    pub qualifiers: Qualifiers,
-    /// How long fetching it may take.
-    pub timeout: Option<Duration>,
-    /// How old it may be.
-    pub oldest: Option<SystemTime>,
-}
-
-/// What a client says an asset is.
-#[derive(Clone, Debug)]
-pub struct Push {
-    /// The instance.
-    pub instance: InstanceName,
-    /// What it is called; at least one.
-    pub uris: Vec<AssetUri>,
-    /// What else is said of it.
-    pub qualifiers: Qualifiers,
-    /// What it is.
-    pub kind: Kind,
-    /// The blob, or the root of the tree.
-    pub content: Digest,
-    /// Other blobs that are to stay as long.
-    pub blobs: Vec<Digest>,
-    /// Other trees that are to stay as long.
-    pub directories: Vec<Digest>,
-    /// When it is not to be given any more.
-    pub expires: Option<SystemTime>,
-}
-
-/// An asset that is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// Which of the URIs gave it.
-    pub uri: usize,
-    /// The blob, or the root of the tree.
-    pub content: Digest,
-    /// When it is not to be given any more.
-    pub expires: Option<SystemTime>,
-}
-
-/// Why there is none.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum FetchError {
-    /// Nobody pushed it, and it cannot be fetched by these qualifiers.
-    #[error("qualifiers are not supported: {0:?}")]
-    Unsupported(Vec<Box<str>>),
-    /// It could not be had from outside.
-    #[error("{what}")]
-    Outside {
-        /// What the client is told.
-        failed: Failed,
-        /// The URI that this is about, by index.
-        uri: usize,
-        /// The story of every URI.
-        what: String,
-    },
-    /// A fault of the store.
-    #[error(transparent)]
-    Storage(Arc<Error>),
-    /// Too many fetches are under way.
-    #[error("too many fetches are under way")]
-    Busy,
-    /// The node stops.
-    #[error("the node stops")]
-    Stopping,
-}
-
-impl From<Error> for FetchError {
-    fn from(error: Error) -> Self {
-        Self::Storage(Arc::new(error))
-    }
-}
-
-impl From<NoOutcome> for FetchError {
-    fn from(none: NoOutcome) -> Self {
-        match none {
-            NoOutcome::Busy => Self::Busy,
-            NoOutcome::Late => {
-                let what = "another fetch of the same is still under way, and the time is up";
-                Self::Outside { failed: Failed::TooLate, uri: 0, what: what.to_owned() }
-            }
-            NoOutcome::Stopping => Self::Stopping,
-        }
-    }
-}
 
 /// Where the records of an instance lie, in the form of results.
 pub type RecordsOf = Box<dyn Fn(&InstanceName) -> Arc<dyn ActionCache> + Send + Sync>;
@@ -300,6 +193,8 @@ impl Shared {
                         tracing::debug!(%uri, what, "cannot fetch an asset");
                         stories.add(index, failed, format!("{uri}: {what}"));
                     }
+                    Err(Failure::Invalid(invalid)) => return Some(Err(invalid.into())),
+                    Err(Failure::NoGit) => return Some(Err(FetchError::NoGit)),
                     Err(Failure::Storage(error)) => return Some(Err(error.into())),
                 }
             }
@@ -309,7 +204,7 @@ impl Shared {
             Ok(Some(ended)) => return ended,
             Ok(None) => {}
             Err(_) => {
-                let index = stories.count.min(fetch.uris.len() - 1);
+                let index = stories.count().min(fetch.uris.len() - 1);
                 let what = format!("{}: not done within {:?}", fetch.uris[index], fetch.longest());
                 stories.add(index, Failed::TooLate, what);
             }
@@ -432,56 +327,4 @@ fn fetched(kind: Kind, content: Digest, validators: Validators, since: SystemTim
     let (blobs, directories) = (Vec::new(), Vec::new());
     let origin = Origin::Fetched(validators);
     Record { kind, content, blobs, directories, since, expires: None, origin }
-}
-
-impl Fetch {
-    /// Whether there is any origin to ask, in a way that is known.
-    pub fn has_origin(&self) -> bool {
-        self.qualifiers.unsupported().is_empty() && self.uris.iter().any(|uri| uri.url().is_some())
-    }
-
-    /// How long fetching it may take.
-    pub fn longest(&self) -> Duration {
-        self.timeout.unwrap_or(USUAL_TIMEOUT).min(LONGEST_TIMEOUT)
-    }
-
-    /// What tells the fetches apart that are not one, on all nodes. It is kept for as long as they run, and nowhere else: the
-    /// credentials are part of it.
-    pub fn key(&self) -> Digest {
-        let mut bytes = format!("{:?}", self.instance).into_bytes();
-        let credentials = self.qualifiers.credentials().fingerprint();
-        bytes.extend_from_slice(credentials.hash());
-        for uri in &self.uris {
-            bytes.extend_from_slice(key(self.kind, self.function, uri, &self.qualifiers).hash());
-        }
-        Digest::of(Function::Sha256, &bytes)
-    }
-}
-
-/// What became of each URI.
-#[derive(Default)]
-struct Stories {
-    text: String,
-    /// The most telling failure, and the URI that it is about.
-    worst: Option<(Failed, usize)>,
-    count: usize,
-}
-
-impl Stories {
-    fn add(&mut self, uri: usize, failed: Failed, story: String) {
-        self.count += 1;
-        if self.worst.is_none_or(|(worst, _)| failed > worst) {
-            self.worst = Some((failed, uri));
-        }
-        if !self.text.is_empty() {
-            self.text.push_str("; ");
-        }
-        self.text.push_str(&story);
-        self.text.truncate(self.text.floor_char_boundary(MAX_STORY_BYTES));
-    }
-
-    fn into_error(self) -> FetchError {
-        let (failed, uri) = self.worst.unwrap_or((Failed::NotFound, 0));
-        FetchError::Outside { failed, uri, what: self.text }
-    }
 }

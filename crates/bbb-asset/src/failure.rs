@@ -1,6 +1,14 @@
 //! Why an asset could not be had, by what the client is told.
 
+use std::sync::Arc;
+
+use bbb_reapi::Invalid;
 use bbb_storage::Error;
+
+use crate::flight::NoOutcome;
+
+/// The longest story of a failure, in bytes.
+const MAX_STORY_BYTES: usize = 4 << 10;
 
 /// What a client is told of a fetch that failed, after the comment of `FetchBlobResponse.status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +36,12 @@ pub enum Failure {
         /// The story.
         what: String,
     },
+    /// What the client asks for makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Repositories cannot be fetched by this node.
+    #[error("this node lacks the program git")]
+    NoGit,
     /// A fault of the store.
     #[error(transparent)]
     Storage(#[from] Error),
@@ -45,8 +59,96 @@ impl Failure {
             Self::Outside { failed, what } => {
                 Self::Outside { failed, what: format!("{before}: {what}") }
             }
-            Self::Storage(error) => Self::Storage(error),
+            Self::Invalid(_) | Self::NoGit | Self::Storage(_) => self,
         }
+    }
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Nobody pushed it, and it cannot be fetched by these qualifiers.
+    #[error("qualifiers are not supported: {0:?}")]
+    Unsupported(Vec<Box<str>>),
+    /// It could not be had from outside.
+    #[error("{what}")]
+    Outside {
+        /// What the client is told.
+        failed: Failed,
+        /// The URI that this is about, by index.
+        uri: usize,
+        /// The story of every URI.
+        what: String,
+    },
+    /// What is asked for makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It is in a repository, and this node has no git.
+    #[error(
+        "repositories are fetched by the program git, which is not on the PATH of this node: \
+         install it (Debian, Ubuntu: apt-get install git)"
+    )]
+    NoGit,
+    /// A fault of the store.
+    #[error(transparent)]
+    Storage(Arc<Error>),
+    /// Too many fetches are under way.
+    #[error("too many fetches are under way")]
+    Busy,
+    /// The node stops.
+    #[error("the node stops")]
+    Stopping,
+}
+
+impl From<Error> for FetchError {
+    fn from(error: Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<NoOutcome> for FetchError {
+    fn from(none: NoOutcome) -> Self {
+        match none {
+            NoOutcome::Busy => Self::Busy,
+            NoOutcome::Late => {
+                let what = "another fetch of the same is still under way, and the time is up";
+                Self::Outside { failed: Failed::TooLate, uri: 0, what: what.to_owned() }
+            }
+            NoOutcome::Stopping => Self::Stopping,
+        }
+    }
+}
+
+/// What became of each URI.
+#[derive(Default)]
+pub(crate) struct Stories {
+    text: String,
+    /// The most telling failure, and the URI that it is about.
+    worst: Option<(Failed, usize)>,
+    count: usize,
+}
+
+impl Stories {
+    pub(crate) fn add(&mut self, uri: usize, failed: Failed, story: String) {
+        self.count += 1;
+        if self.worst.is_none_or(|(worst, _)| failed > worst) {
+            self.worst = Some((failed, uri));
+        }
+        if !self.text.is_empty() {
+            self.text.push_str("; ");
+        }
+        self.text.push_str(&story);
+        self.text.truncate(self.text.floor_char_boundary(MAX_STORY_BYTES));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn into_error(self) -> FetchError {
+        let (failed, uri) = self.worst.unwrap_or((Failed::NotFound, 0));
+        FetchError::Outside { failed, uri, what: self.text }
     }
 }
 

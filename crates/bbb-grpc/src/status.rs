@@ -104,6 +104,9 @@ impl IntoStatus for FetchError {
                 detailed(Code::InvalidArgument, message, details)
             }
             Self::Outside { .. } => not_found(message),
+            Self::Invalid(invalid) => invalid.into_status(),
+            // Nothing changes by another try, as it may where the API says that clients should retry.
+            Self::NoGit => failed_precondition(message),
             Self::Storage(error) => error.again().into_status(),
             Self::Busy => exhausted("fetches", message),
             Self::Stopping => unavailable(message),
@@ -257,6 +260,13 @@ mod tests {
         let details = status.get_error_details();
         let violations = &details.bad_request().unwrap().field_violations;
         assert_eq!(violations[0].field, "action_digest.hash");
+    }
+
+    #[test]
+    fn a_node_without_git_says_what_to_install() {
+        let status = FetchError::NoGit.into_status();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().contains("install git"), "{status}");
     }
 
     #[test]

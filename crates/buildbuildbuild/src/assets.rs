@@ -6,14 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bbb_asset::{Assets, IsOwn, Origins, Reach, RecordsOf};
+use bbb_asset::{Assets, IsOwn, Kind, Origins, Reach, RecordsOf};
 use bbb_digest::{Digest, InstanceName};
 use bbb_grpc::asset;
 use bbb_lifecycle::TaskGroup;
 use bbb_peer::assets::{Asset, SharedAssets};
-use bbb_reapi::proto::asset::{
-    FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, FetchDirectoryResponse,
-};
+use bbb_reapi::proto::asset::{FetchBlobRequest, FetchBlobResponse};
 use bbb_storage::{ActionCache, Bucket, Disk, Instances};
 use tonic::async_trait;
 
@@ -57,22 +55,18 @@ pub(crate) struct Elsewhere(pub(crate) SharedAssets);
 
 #[async_trait]
 impl asset::Elsewhere for Elsewhere {
-    async fn blob(
+    async fn fetch(
         &self,
+        kind: Kind,
         key: Digest,
         timeout: Duration,
         request: FetchBlobRequest,
     ) -> Option<FetchBlobResponse> {
-        self.0.fetch(Asset::Blob, key, request, timeout).await
-    }
-
-    async fn directory(
-        &self,
-        key: Digest,
-        timeout: Duration,
-        request: FetchDirectoryRequest,
-    ) -> Option<FetchDirectoryResponse> {
-        self.0.fetch(Asset::Directory, key, request, timeout).await
+        let asset = match kind {
+            Kind::Blob => Asset::Blob,
+            Kind::Directory => Asset::Directory,
+        };
+        self.0.fetch(asset, key, request, timeout).await
     }
 }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("bbb-digest", 0),
     ("bbb-lifecycle", 0),
     ("bbb-sandbox", 0),
@@ -24,6 +24,7 @@ const FLOORS: [(&str, u8); 16] = [
     ("bbb-bench", 4),
     ("bbb-trial", 4),
     ("bbb-sim", 5),
+    ("bbb-fuzz", 5),
     ("buildbuildbuild", 5),
 ];
 

@@ -4,16 +4,21 @@
 //! fetches no submodule. What it is told stands in its environment, not among its arguments, which all can read.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Read as _, Seek as _, SeekFrom},
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use super::leash::{Bounds, Held, Leash};
+use super::{
+    leash::{Bounds, Held, Leash},
+    trust::write_trusted,
+};
 
 /// Settings that do not depend on what is fetched.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("advice.detachedHead", "false"),
     ("core.askPass", "/bin/false"),
     ("core.bigFileThreshold", "8m"),
@@ -28,10 +33,12 @@ const SETTINGS: [(&str, &str); 17] = [
     ("http.followRedirects", "false"),
     ("http.lowSpeedLimit", "1"),
     ("http.lowSpeedTime", "60"),
+    ("http.proxyAuthMethod", "basic"),
     ("maintenance.auto", "false"),
     ("pack.threads", "2"),
     ("protocol.allow", "never"),
     ("tar.umask", "022"),
+    ("transfer.bundleURI", "false"),
 ];
 
 /// Takes back what files of the repository say of how they are to be packed: its content is what was committed.
@@ -39,13 +46,13 @@ const ATTRIBUTES: &str =
     "* -export-ignore -export-subst -text -crlf -eol -ident -filter -working-tree-encoding\n";
 
 /// What is passed on of this process's environment.
-const PASSED_ON: [&str; 3] = ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
+const PASSED_ON: [&str; 1] = ["PATH"];
 
 /// How much of what it says is told, in bytes.
 const MAX_TOLD_BYTES: u64 = 1 << 10;
 
 /// How much address space each process may have.
-const MEMORY_BYTES: u64 = 4 << 30;
+const MEMORY_BYTES: u64 = 2 << 30;
 
 /// A repository that is empty at first, and gone when this is.
 pub(super) struct Git {
@@ -59,8 +66,14 @@ pub(super) struct Git {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum GitError {
     /// It is not there.
-    #[error("there is no program git on this node, by which repositories are fetched")]
+    #[error("there is no program git on this node")]
     Absent,
+    /// It says that what is asked for is not there.
+    #[error("the repository does not have it: {0}")]
+    NotThere(String),
+    /// It takes more than this many bytes.
+    #[error("the repository has more than the {0} bytes that are taken")]
+    TooLarge(u64),
     /// It has failed, for what it says.
     #[error("git {0} fails: {1}")]
     Failed(&'static str, String),
@@ -70,16 +83,20 @@ pub(super) enum GitError {
 }
 
 impl Git {
-    /// A repository in `folder`, which is made. `settings` come before all others; no file may have more than `limit_bytes`.
+    /// A repository in `folder`, which is made. `settings` come after all others; no file may have more than `limit_bytes`.
     pub(super) fn init(
         folder: PathBuf,
         object_format: &'static str,
-        settings: Vec<(String, String)>,
+        mut settings: Vec<(String, String)>,
         limit_bytes: u64,
         leash: Leash,
     ) -> Result<Self, GitError> {
         fs::create_dir(&folder)?;
+        let trusted = folder.join("trusted");
         let bounds = Bounds { file_bytes: limit_bytes, memory_bytes: MEMORY_BYTES };
+        if write_trusted(&trusted)? {
+            settings.push(("http.sslCAInfo".to_owned(), trusted.to_string_lossy().into_owned()));
+        }
         let git = Self { folder, settings, leash, bounds };
         let format = format!("--object-format={object_format}");
         git.run("init", &["--quiet", "--bare", "--template=", &format, "."])?;
@@ -89,7 +106,11 @@ impl Git {
     }
 
     /// Runs a command to its end.
-    pub(super) fn run(&self, command: &'static str, arguments: &[&str]) -> Result<(), GitError> {
+    pub(super) fn run(
+        &self,
+        command: &'static str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> Result<(), GitError> {
         self.finish(command, self.start(command, arguments, Stdio::null())?)
     }
 
@@ -97,7 +118,7 @@ impl Git {
     pub(super) fn start(
         &self,
         command: &'static str,
-        arguments: &[&str],
+        arguments: &[impl AsRef<OsStr>],
         stdout: Stdio,
     ) -> Result<Held, GitError> {
         let mut git = Command::new("git");
@@ -138,9 +159,13 @@ impl Git {
         if status.success() {
             return Ok(());
         }
+        if bytes_in(&self.folder) >= self.bounds.file_bytes {
+            return Err(GitError::TooLarge(self.bounds.file_bytes));
+        }
         let said = self.tell().unwrap_or_default();
-        let said = said.lines().map(str::trim).filter(|line| !line.is_empty());
-        let said = said.collect::<Vec<_>>().join(", ");
+        // Some of it are the server's words, which may be meant for a terminal.
+        let lines = said.split(|c: char| c.is_control()).map(str::trim);
+        let said = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(", ");
         Err(GitError::Failed(command, if said.is_empty() { status.to_string() } else { said }))
     }
 
@@ -163,4 +188,18 @@ impl Drop for Git {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// How much lies in a folder and below. What goes meanwhile, or is not there yet, is nothing. Git makes it, and makes it shallow.
+pub(super) fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        Some(match metadata.is_dir() {
+            true => bytes_in(&entry.path()),
+            // Of small files, the blocks that they take.
+            false => metadata.len().max(metadata.blocks() * 512),
+        })
+    });
+    sizes.sum()
 }

@@ -1,6 +1,6 @@
 //! Proxies that the environment names.
 
-use std::io;
+use std::{collections::BTreeSet, io};
 
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
@@ -47,10 +47,10 @@ impl Proxies {
         Self { http: named("HTTP_PROXY"), https: named("HTTPS_PROXY"), others: Some(others) }
     }
 
-    /// Why some that are named cannot be used.
-    pub(super) fn unusable(&self) -> impl Iterator<Item = &str> {
+    /// Why some that are named cannot be used, each once.
+    pub(super) fn unusable(&self) -> BTreeSet<&str> {
         let named = [&self.http, &self.https].into_iter().flatten();
-        named.filter_map(|named| named.as_ref().err().map(String::as_str))
+        named.filter_map(|named| named.as_ref().err().map(String::as_str)).collect()
     }
 
     /// The proxy through which a URL is asked for, if there is one.
@@ -154,7 +154,9 @@ mod tests {
             assert_eq!(of(&[("ALL_PROXY", value), ("NO_PROXY", "x")], "https://x/"), "none");
         }
         let proxies = proxies(&[("HTTP_PROXY", "socks4://a"), ("HTTPS_PROXY", "a")]);
-        assert_eq!(proxies.unusable().count(), 1);
+        assert_eq!(proxies.unusable().len(), 1);
+        let both = self::proxies(&[("ALL_PROXY", "socks4://a")]);
+        assert_eq!(both.unusable().len(), 1, "it is said once");
     }
 
     #[test]

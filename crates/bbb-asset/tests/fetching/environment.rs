@@ -53,7 +53,7 @@ fn is_fetched(line: &str, bytes: &[u8]) -> bool {
 #[tokio::test]
 async fn whom_ssl_cert_file_names_is_trusted() {
     let authority = Authority::new("own");
-    let port = authority.serve("127.0.0.1", ok(b"sealed")).await;
+    let port = authority.serve("127.0.0.1", ok(b"sealed")).await.port;
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, authority: &Authority| {
         let path = folder.path().join(name);
@@ -61,8 +61,13 @@ async fn whom_ssl_cert_file_names_is_trusted() {
         path.to_str().unwrap().to_owned()
     };
     let (own, other) = (write("own.pem", &authority), write("other.pem", &Authority::new("other")));
+    let own_folder = folder.path().join("hashed");
+    std::fs::create_dir(&own_folder).unwrap();
+    write("hashed/0a1b2c3d.0", &authority);
     let url = format!("https://127.0.0.1:{port}/");
     let said = fetched(&[("SSL_CERT_FILE", &own)], &[&url]).await;
+    assert!(is_fetched(&said[0], b"sealed"), "{said:?}");
+    let said = fetched(&[("SSL_CERT_DIR", own_folder.to_str().unwrap())], &[&url]).await;
     assert!(is_fetched(&said[0], b"sealed"), "{said:?}");
     let said = fetched(&[("SSL_CERT_FILE", &other)], &[&url]).await;
     assert!(said[0].contains("UnknownIssuer"), "{said:?}");
@@ -73,7 +78,7 @@ async fn whom_ssl_cert_file_names_is_trusted() {
 #[tokio::test]
 async fn proxies_that_variables_name_are_used() {
     let authority = Authority::new("own");
-    let port = authority.serve("good.example", ok(b"sealed")).await;
+    let port = authority.serve("good.example", ok(b"sealed")).await.port;
     let proxy = Server::new(move |mut stream, asked| async move {
         if asked.path.starts_with("http://") {
             return send(&mut stream, &ok(b"by proxy")).await;

@@ -22,7 +22,8 @@ async fn a_wrong_checksum_keeps_nothing() {
 
 #[tokio::test]
 async fn an_error_page_is_no_asset() {
-    for (status, expected, attempts) in [
+    let rig = Rig::new(LOOPBACK);
+    let failures = [
         ("404 Not Found", Failed::NotFound, 1),
         ("410 Gone", Failed::NotFound, 1),
         ("403 Forbidden", Failed::Denied, 1),
@@ -42,16 +43,21 @@ async fn an_error_page_is_no_asset() {
         ("503 Service Unavailable", Failed::Aborted, 4),
         ("521 Web Server Is Down", Failed::Aborted, 4),
         ("999 Enhance Your Calm", Failed::Aborted, 1),
-    ] {
-        let headers = [("Retry-After", "0"), ("Content-Range", "bytes 0-15/16")];
-        let page = with_headers(status, &headers, b"<html>sorry</html>");
-        let (server, rig) = (Server::always(page).await, Rig::new(LOOPBACK));
-        let (failed, story) = rig.failure(&[&server.url("/a?token=secret")], &[]).await;
-        assert_eq!((failed, server.asked().len()), (expected, attempts), "{status}: {story}");
-        let told = format!("{}: the origin answers {}", server.url("/a"), &status[..3]);
-        assert!(story.starts_with(&told), "{story}");
-        rig.holds_nothing().await;
-    }
+    ]
+    .map(|(status, expected, attempts)| {
+        let rig = &rig;
+        async move {
+            let headers = [("Retry-After", "0"), ("Content-Range", "bytes 0-15/16")];
+            let page = with_headers(status, &headers, b"<html>sorry</html>");
+            let server = Server::always(page).await;
+            let (failed, story) = rig.failure(&[&server.url("/a?token=secret")], &[]).await;
+            assert_eq!((failed, server.asked().len()), (expected, attempts), "{status}: {story}");
+            let told = format!("{}: the origin answers {}", server.url("/a"), &status[..3]);
+            assert!(story.starts_with(&told), "{story}");
+        }
+    });
+    join_all(failures).await;
+    rig.holds_nothing().await;
 }
 
 /// What is no answer, and what the client is told of it.
@@ -191,11 +197,15 @@ async fn who_only_ever_promises_something_is_left() {
         ("a chunk", endless(chunked, b"0").await),
     ];
     let rig = Rig::impatient();
-    for (what, server) in servers {
-        let (failed, story) = rig.failure(&[&server.url("/")], &[]).await;
-        assert_eq!((failed, server.asked().len()), (Failed::TooLate, 4), "{what}: {story}");
-        rig.holds_nothing().await;
-    }
+    let failures = servers.iter().map(|(what, server)| {
+        let rig = &rig;
+        async move {
+            let (failed, story) = rig.failure(&[&server.url("/")], &[]).await;
+            assert_eq!((failed, server.asked().len()), (Failed::TooLate, 4), "{what}: {story}");
+        }
+    });
+    join_all(failures).await;
+    rig.holds_nothing().await;
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ fn through(allow: &[&str], authority: &Authority, variables: &[(&str, &str)]) ->
 #[tokio::test]
 async fn a_proxy_is_used_where_there_is_one() {
     let authority = Authority::new("known");
-    let port = authority.serve("good.example", ok(b"sealed")).await;
+    let port = authority.serve("good.example", ok(b"sealed")).await.port;
     let (proxy, origin) = (proxy(port).await, Server::always(ok(b"direct")).await);
     let address = format!("http://me:pw@{}", proxy.address);
     let variables = [("ALL_PROXY", &*address), ("NO_PROXY", "127.0.0.1")];

@@ -2,7 +2,10 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bbb_asset::{Failed, LookUp};
@@ -137,4 +140,33 @@ async fn loopback_is_refused_by_number_name_and_look_up() {
     assert!(rig.fetch(&[&format!("http://good.example:{port}/")], &[]).await.is_ok());
     let (failed, _) = rig.failure(&[&format!("http://good.example:{}/", port ^ 1)], &[]).await;
     assert_eq!(failed, Failed::Denied);
+}
+
+#[tokio::test]
+async fn of_several_addresses_those_are_connected_to_that_were_judged() {
+    let server = Server::files(&[("/", b"hello")]).await;
+    let port = server.address.port();
+    // What must not be asked is there, and comes first.
+    let inside = std::net::TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port)).unwrap();
+    inside.set_nonblocking(true).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let look_up: LookUp = Arc::new(move |_, port| {
+        let is_first = counted.fetch_add(1, Ordering::Relaxed) == 0;
+        let addresses = match is_first {
+            true => vec![[127, 0, 0, 2], [127, 0, 0, 1], [10, 0, 0, 1]],
+            // Whoever owns the name says something else the next time.
+            false => vec![[127, 0, 0, 2]],
+        };
+        let addresses = addresses.into_iter().map(|address| SocketAddr::from((address, port)));
+        let addresses = addresses.collect();
+        Box::pin(async move { Ok(addresses) })
+    });
+    let (rig, url) = (Rig::looking_up(LOOPBACK, look_up), format!("http://evil.example:{port}/"));
+    assert!(rig.fetch(&[&url], &[]).await.is_ok());
+    assert_eq!(count.load(Ordering::Relaxed), 1, "one look-up, which is judged and connected to");
+    let (failed, story) = rig.failure(&[&format!("{url}other")], &[]).await;
+    assert!(failed == Failed::Denied && story.contains("not public"), "{story}");
+    assert_eq!((count.load(Ordering::Relaxed), server.asked().len()), (2, 1));
+    assert!(inside.accept().is_err(), "somebody has connected");
 }

@@ -128,7 +128,7 @@ async fn nothing_is_unchanged_that_was_not_asked_about() {
 #[tokio::test]
 async fn who_waits_for_the_fetch_of_another_has_his_own_time() {
     let server = Server::new(|mut stream, _| async move {
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
         send(&mut stream, &ok(b"hello")).await;
     })
     .await;
@@ -138,7 +138,16 @@ async fn who_waits_for_the_fetch_of_another_has_his_own_time() {
         wanted.timeout = Some(Duration::from_millis(timeout_ms));
         rig.find_or_fetch(wanted)
     };
-    let (short, long) = tokio::join!(fetch(500), fetch(20_000));
+    let long = async {
+        let asking = async {
+            while server.asked().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), asking).await.unwrap();
+        fetch(20_000).await
+    };
+    let (short, long) = tokio::join!(fetch(600), long);
     let Err(FetchError::Outside { failed: Failed::TooLate, .. }) = short else {
         panic!("{short:?}")
     };

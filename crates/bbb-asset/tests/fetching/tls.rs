@@ -20,26 +20,28 @@ async fn https_is_for_those_whom_we_trust() {
     let (known, unknown) = (Authority::new("known"), Authority::new("unknown"));
     let rig = trusting(&known);
     let good = known.serve("good.example", ok(b"sealed")).await;
-    let found = rig.fetch(&[&format!("https://good.example:{good}/x")], &[]).await.unwrap();
+    let found = rig.fetch(&[&format!("https://good.example:{}/x", good.port)], &[]).await.unwrap();
     assert_eq!(rig.bytes(&found).await, "sealed");
     let rig = trusting(&known);
     let old = known.serve_in(2000..=2001, "good.example", ok(b"old")).await;
     let early = known.serve_in(2099..=2100, "good.example", ok(b"early")).await;
     let strange = unknown.serve("good.example", ok(b"strange")).await;
-    for (host, port, told) in [
-        ("good.example", old, "expired"),
-        ("good.example", early, "not valid yet"),
-        ("good.example", strange, "UnknownIssuer"),
-        ("bad.example", good, "not valid for name \"bad.example\""),
-        ("127.0.0.1", good, "not valid for name"),
+    for (host, server, told) in [
+        ("good.example", &old, "expired"),
+        ("good.example", &early, "not valid yet"),
+        ("good.example", &strange, "UnknownIssuer"),
+        ("bad.example", &good, "not valid for name \"bad.example\""),
+        ("127.0.0.1", &good, "not valid for name"),
     ] {
+        let (port, before) = (server.port, server.connections());
         let (failed, story) = rig.failure(&[&format!("https://{host}:{port}/x?a=b")], &[]).await;
         assert_eq!(failed, Failed::Aborted, "{story}");
         let start = format!("https://{host}:{port}/x: no TLS with {host}: ");
         assert!(story.starts_with(&start) && story.contains(told), "{told}: {story}");
+        assert_eq!(server.connections(), before + 1, "it would be the same again");
     }
     // Not even with a checksum.
-    let url = format!("https://good.example:{strange}/");
+    let url = format!("https://good.example:{}/", strange.port);
     assert_eq!(
         rig.failure(&[&url], &[("checksum.sri", &sri(b"strange"))]).await.0,
         Failed::Aborted
@@ -68,13 +70,13 @@ async fn nobody_is_sent_out_of_tls_unchecked() {
     let authority = Authority::new("known");
     let answer = redirect(&format!("{}?token=secret", plain.url("/x")));
     let sealed = authority.serve("good.example", answer).await;
-    let (rig, url) = (trusting(&authority), format!("https://good.example:{sealed}/"));
+    let (rig, url) = (trusting(&authority), format!("https://good.example:{}/", sealed.port));
     let (failed, story) = rig.failure(&[&url], &[]).await;
     assert_eq!(failed, Failed::Denied, "{story}");
     assert!(story.contains("there is no checksum") && !story.contains("secret"), "{story}");
     assert_eq!(plain.asked().len(), 0);
     let plain = Server::always(ok(b"open")).await;
     let sealed = authority.serve("good.example", redirect(&plain.url("/"))).await;
-    let url = format!("https://good.example:{sealed}/");
+    let url = format!("https://good.example:{}/", sealed.port);
     assert!(rig.fetch(&[&url], &[("checksum.sri", &sri(b"open"))]).await.is_ok());
 }

@@ -1,6 +1,12 @@
 //! Origins behind TLS, with certificates of every kind.
 
-use std::{ops::RangeInclusive, sync::Arc};
+use std::{
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bbb_lifecycle::TaskGroup;
@@ -11,6 +17,19 @@ use super::read_head;
 
 /// Who vouches for servers.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A server on a port of loopback.
+pub(crate) struct Sealed {
+    pub(crate) port: u16,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Sealed {
+    /// How often somebody has connected to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
 
 impl Authority {
     /// One of its own name: of two with the same name it would not be known which is meant.
@@ -34,8 +53,8 @@ impl Authority {
         format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n")
     }
 
-    /// A server of one answer on a port of loopback, whose certificate is good for `name`.
-    pub(crate) async fn serve(&self, name: &str, answer: Vec<u8>) -> u16 {
+    /// A server of one answer, whose certificate is good for `name`.
+    pub(crate) async fn serve(&self, name: &str, answer: Vec<u8>) -> Sealed {
         self.serve_in(2000..=2100, name, answer).await
     }
 
@@ -45,7 +64,7 @@ impl Authority {
         years: RangeInclusive<i32>,
         name: &str,
         answer: Vec<u8>,
-    ) -> u16 {
+    ) -> Sealed {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(*years.start(), 1, 1);
         params.not_after = rcgen::date_time_ymd(*years.end(), 12, 31);
@@ -63,9 +82,11 @@ impl Authority {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (tasks, answer) = (TaskGroup::new("https"), Arc::new(answer));
-        let group = tasks.clone();
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let (group, count) = (tasks.clone(), Arc::clone(&connections));
         tasks.spawn("accept", async move {
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
                 let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
                 group.spawn("answer", async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
@@ -77,6 +98,6 @@ impl Authority {
                 });
             }
         });
-        port
+        Sealed { port, connections }
     }
 }

@@ -3,7 +3,8 @@
 //! Requests are parsed here into values of `bbb-asset`, which does the work. What went wrong outside of this cluster is told
 //! within the response, with the story of each URI; everything else ends the call.
 
-mod fetch;
+mod answer;
+mod forms;
 mod parse;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bbb_asset::{Assets, FetchError};
+use bbb_asset::{Assets, FetchError, Kind};
 use bbb_digest::Digest;
 use bbb_reapi::{
     Invalid,
@@ -25,31 +26,26 @@ use bbb_reapi::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use self::fetch::Told;
+use self::answer::answer;
 use crate::{
     limits::MAX_SMALL_MESSAGE_BYTES,
     status::{IntoStatus as _, permission_denied},
 };
 
-/// Other nodes, one of which may own a fetch that is called `key` and may take `timeout`. None of its methods answers if that is
-/// this node, or if the owner does not.
+/// Other nodes, one of which may own a fetch.
 #[async_trait]
 pub trait Elsewhere: Send + Sync + fmt::Debug + 'static {
-    /// Has a blob fetched by its owner.
-    async fn blob(
+    /// Has an asset of `kind` fetched by the owner of the fetch that is called `key` and may take `timeout`. None if that is this
+    /// node, or if the owner does not answer.
+    ///
+    /// Request and response are of the form that both kinds have: as bytes, those for a directory are the same.
+    async fn fetch(
         &self,
+        kind: Kind,
         key: Digest,
         timeout: Duration,
         request: FetchBlobRequest,
     ) -> Option<FetchBlobResponse>;
-
-    /// Has a directory fetched by its owner.
-    async fn directory(
-        &self,
-        key: Digest,
-        timeout: Duration,
-        request: FetchDirectoryRequest,
-    ) -> Option<FetchDirectoryResponse>;
 }
 
 /// Both services of the API.
@@ -85,28 +81,28 @@ impl Asset {
         (self.into_fetch_server(), push.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES))
     }
 
-    /// What is remembered, if it is; else those who may own what is to be fetched.
-    async fn find(
+    async fn fetch(
         &self,
-        fetch: &bbb_asset::Fetch,
-    ) -> Result<(Option<Told>, Option<&Arc<dyn Elsewhere>>), Status> {
-        let found = self.assets.find(fetch, SystemTime::now()).await;
-        let found = found.map_err(FetchError::into_status)?;
-        let elsewhere = self.elsewhere.as_ref().filter(|_| found.is_none() && fetch.has_origin());
-        Ok((found.map(|found| Told::of(fetch).found(&found)), elsewhere))
-    }
-
-    async fn fetch(&self, fetch: bbb_asset::Fetch) -> Result<Told, Status> {
-        let told = Told::of(&fetch);
-        match self.assets.fetch(fetch, SystemTime::now()).await {
-            Ok(found) => Ok(told.found(&found)),
-            Err(FetchError::Outside { failed, uri, what }) => Ok(told.failed(failed, uri, what)),
-            Err(error) => Err(error.into_status()),
+        kind: Kind,
+        request: FetchBlobRequest,
+    ) -> Result<FetchBlobResponse, Status> {
+        let fetch = parse::fetch(kind, &request).map_err(Invalid::into_status)?;
+        let (uris, function) = (request.uris.clone(), fetch.function);
+        let found = self.assets.find(&fetch, SystemTime::now()).await;
+        if let Some(found) = found.map_err(FetchError::into_status)? {
+            return answer(uris, function, Ok(found));
         }
+        if let Some(elsewhere) = self.elsewhere.as_ref().filter(|_| fetch.has_origin()) {
+            let (key, timeout) = (fetch.key(), fetch.longest());
+            if let Some(answer) = elsewhere.fetch(kind, key, timeout, request).await {
+                return Ok(answer);
+            }
+        }
+        answer(uris, function, self.assets.fetch(fetch, SystemTime::now()).await)
     }
 
-    async fn push(&self, push: Result<bbb_asset::Push, Invalid>) -> Result<(), Status> {
-        let push = push.map_err(Invalid::into_status)?;
+    async fn push(&self, kind: Kind, request: PushBlobRequest) -> Result<(), Status> {
+        let push = parse::push(kind, &request).map_err(Invalid::into_status)?;
         if !self.takes_pushes {
             return Err(permission_denied("clients may not push here (--client_results)"));
         }
@@ -121,38 +117,16 @@ impl Fetch for Asset {
         &self,
         request: Request<FetchBlobRequest>,
     ) -> Result<Response<FetchBlobResponse>, Status> {
-        let request = request.into_inner();
-        let fetch = parse::fetch_blob(&request).map_err(Invalid::into_status)?;
-        let (found, elsewhere) = self.find(&fetch).await?;
-        if let Some(told) = found {
-            return Ok(Response::new(told.into_blob()));
-        }
-        if let Some(elsewhere) = elsewhere {
-            let answer = elsewhere.blob(fetch.key(), fetch.longest(), request).await;
-            if let Some(answer) = answer {
-                return Ok(Response::new(answer));
-            }
-        }
-        Ok(Response::new(self.fetch(fetch).await?.into_blob()))
+        Ok(Response::new(self.fetch(Kind::Blob, request.into_inner()).await?))
     }
 
     async fn fetch_directory(
         &self,
         request: Request<FetchDirectoryRequest>,
     ) -> Result<Response<FetchDirectoryResponse>, Status> {
-        let request = request.into_inner();
-        let fetch = parse::fetch_directory(&request).map_err(Invalid::into_status)?;
-        let (found, elsewhere) = self.find(&fetch).await?;
-        if let Some(told) = found {
-            return Ok(Response::new(told.into_directory()));
-        }
-        if let Some(elsewhere) = elsewhere {
-            let answer = elsewhere.directory(fetch.key(), fetch.longest(), request).await;
-            if let Some(answer) = answer {
-                return Ok(Response::new(answer));
-            }
-        }
-        Ok(Response::new(self.fetch(fetch).await?.into_directory()))
+        let request = forms::fetch_request(request.into_inner());
+        let response = self.fetch(Kind::Directory, request).await?;
+        Ok(Response::new(forms::fetch_response(response)))
     }
 }
 
@@ -162,7 +136,7 @@ impl Push for Asset {
         &self,
         request: Request<PushBlobRequest>,
     ) -> Result<Response<PushBlobResponse>, Status> {
-        self.push(parse::push_blob(request.into_inner())).await?;
+        self.push(Kind::Blob, request.into_inner()).await?;
         Ok(Response::new(PushBlobResponse {}))
     }
 
@@ -170,7 +144,7 @@ impl Push for Asset {
         &self,
         request: Request<PushDirectoryRequest>,
     ) -> Result<Response<PushDirectoryResponse>, Status> {
-        self.push(parse::push_directory(request.into_inner())).await?;
+        self.push(Kind::Directory, forms::push_request(request.into_inner())).await?;
         Ok(Response::new(PushDirectoryResponse {}))
     }
 }

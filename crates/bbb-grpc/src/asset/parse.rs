@@ -5,11 +5,7 @@ use bbb_digest::{Digest, Function, InstanceName, InstanceNameError};
 use bbb_reapi::{
     Invalid, duration,
     proto::{
-        asset::{
-            FetchBlobRequest, FetchDirectoryRequest, PushBlobRequest, PushDirectoryRequest,
-            Qualifier,
-        },
-        protobuf::{Duration, Timestamp},
+        asset::{FetchBlobRequest, PushBlobRequest, Qualifier},
         reapi,
     },
     requested_function, required_digest, timestamp,
@@ -19,49 +15,15 @@ use bbb_reapi::{
 const MAX_URIS: usize = 256;
 const MAX_REFERENCES: usize = 10_000;
 
-/// What the two requests of Fetch have in common.
-struct FetchParts<'a> {
-    kind: Kind,
-    instance_name: &'a str,
-    timeout: Option<&'a Duration>,
-    oldest: Option<&'a Timestamp>,
-    uris: &'a [String],
-    qualifiers: &'a [Qualifier],
-    function: i32,
-}
-
-pub(super) fn fetch_blob(request: &FetchBlobRequest) -> Result<Fetch, Invalid> {
-    fetch(FetchParts {
-        kind: Kind::Blob,
-        instance_name: &request.instance_name,
-        timeout: request.timeout.as_ref(),
-        oldest: request.oldest_content_accepted.as_ref(),
-        uris: &request.uris,
-        qualifiers: &request.qualifiers,
-        function: request.digest_function,
-    })
-}
-
-pub(super) fn fetch_directory(request: &FetchDirectoryRequest) -> Result<Fetch, Invalid> {
-    fetch(FetchParts {
-        kind: Kind::Directory,
-        instance_name: &request.instance_name,
-        timeout: request.timeout.as_ref(),
-        oldest: request.oldest_content_accepted.as_ref(),
-        uris: &request.uris,
-        qualifiers: &request.qualifiers,
-        function: request.digest_function,
-    })
-}
-
-fn fetch(parts: FetchParts<'_>) -> Result<Fetch, Invalid> {
-    let (uris, qualifiers) = named(parts.kind, parts.uris, parts.qualifiers)?;
-    let timeout = parts.timeout.map(duration).transpose();
-    let oldest = parts.oldest.map(timestamp).transpose();
+/// A request of Fetch for an asset of `kind`.
+pub(super) fn fetch(kind: Kind, request: &FetchBlobRequest) -> Result<Fetch, Invalid> {
+    let (uris, qualifiers) = named(kind, &request.uris, &request.qualifiers)?;
+    let timeout = request.timeout.as_ref().map(duration).transpose();
+    let oldest = request.oldest_content_accepted.as_ref().map(timestamp).transpose();
     Ok(Fetch {
-        instance: instance(parts.instance_name)?,
-        kind: parts.kind,
-        function: requested_function(parts.function, None)?,
+        instance: instance(&request.instance_name)?,
+        kind,
+        function: requested_function(request.digest_function, None)?,
         uris,
         qualifiers,
         timeout: timeout.map_err(|invalid| renamed(invalid, "timeout"))?,
@@ -69,63 +31,29 @@ fn fetch(parts: FetchParts<'_>) -> Result<Fetch, Invalid> {
     })
 }
 
-/// What the two requests of Push have in common.
-struct PushParts {
-    kind: Kind,
-    instance_name: String,
-    uris: Vec<String>,
-    qualifiers: Vec<Qualifier>,
-    expires: Option<Timestamp>,
-    content: Option<reapi::Digest>,
-    blobs: Vec<reapi::Digest>,
-    directories: Vec<reapi::Digest>,
-    function: i32,
-}
-
-pub(super) fn push_blob(request: PushBlobRequest) -> Result<Push, Invalid> {
-    push(PushParts {
-        kind: Kind::Blob,
-        instance_name: request.instance_name,
-        uris: request.uris,
-        qualifiers: request.qualifiers,
-        expires: request.expire_at,
-        content: request.blob_digest,
-        blobs: request.references_blobs,
-        directories: request.references_directories,
-        function: request.digest_function,
-    })
-}
-
-pub(super) fn push_directory(request: PushDirectoryRequest) -> Result<Push, Invalid> {
-    push(PushParts {
-        kind: Kind::Directory,
-        instance_name: request.instance_name,
-        uris: request.uris,
-        qualifiers: request.qualifiers,
-        expires: request.expire_at,
-        content: request.root_directory_digest,
-        blobs: request.references_blobs,
-        directories: request.references_directories,
-        function: request.digest_function,
-    })
-}
-
-fn push(parts: PushParts) -> Result<Push, Invalid> {
-    let (uris, qualifiers) = named(parts.kind, &parts.uris, &parts.qualifiers)?;
-    let function = requested_function(parts.function, parts.content.as_ref())?;
-    let field = match parts.kind {
+/// A request of Push of an asset of `kind`.
+pub(super) fn push(kind: Kind, request: &PushBlobRequest) -> Result<Push, Invalid> {
+    let (uris, qualifiers) = named(kind, &request.uris, &request.qualifiers)?;
+    let content = request.blob_digest.as_ref();
+    let function = requested_function(request.digest_function, content)?;
+    // As the client calls it.
+    let field = match kind {
         Kind::Blob => "blob_digest",
         Kind::Directory => "root_directory_digest",
     };
-    let expires = parts.expires.as_ref().map(timestamp).transpose();
+    let expires = request.expire_at.as_ref().map(timestamp).transpose();
     Ok(Push {
-        instance: instance(&parts.instance_name)?,
+        instance: instance(&request.instance_name)?,
         uris,
         qualifiers,
-        kind: parts.kind,
-        content: required_digest(function, field, parts.content.as_ref())?,
-        blobs: references(function, "references_blobs", &parts.blobs)?,
-        directories: references(function, "references_directories", &parts.directories)?,
+        kind,
+        content: required_digest(function, field, content)?,
+        blobs: references(function, "references_blobs", &request.references_blobs)?,
+        directories: references(
+            function,
+            "references_directories",
+            &request.references_directories,
+        )?,
         expires: expires.map_err(|invalid| renamed(invalid, "expire_at"))?,
     })
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bbb_asset::{Assets, Origins, Reach, system_lookup};
+use bbb_asset::{Assets, Kind, Origins, Reach, system_lookup};
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_grpc::{
     Budgets, Doors, Port,
@@ -17,9 +17,8 @@ use bbb_reapi::{
     ToProto as _,
     proto::{
         asset::{
-            FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, FetchDirectoryResponse,
-            PushBlobRequest, PushDirectoryRequest, Qualifier, fetch_client::FetchClient,
-            push_client::PushClient,
+            FetchBlobRequest, FetchBlobResponse, FetchDirectoryRequest, PushBlobRequest,
+            PushDirectoryRequest, Qualifier, fetch_client::FetchClient, push_client::PushClient,
         },
         protobuf::Timestamp,
         reapi,
@@ -305,29 +304,21 @@ async fn what_an_origin_says_is_told_within_the_response() {
 #[derive(Debug, Default)]
 struct Owner {
     answer: Mutex<Option<FetchBlobResponse>>,
-    asked: Mutex<Vec<(Digest, FetchBlobRequest)>>,
+    asked: Mutex<Vec<(Kind, Digest, FetchBlobRequest)>>,
 }
 
 #[tonic::async_trait]
 impl Elsewhere for Owner {
-    async fn blob(
+    async fn fetch(
         &self,
+        kind: Kind,
         key: Digest,
         timeout: Duration,
         request: FetchBlobRequest,
     ) -> Option<FetchBlobResponse> {
         assert_eq!(timeout, Duration::from_secs(600));
-        self.asked.lock().unwrap().push((key, request));
+        self.asked.lock().unwrap().push((kind, key, request));
         self.answer.lock().unwrap().clone()
-    }
-
-    async fn directory(
-        &self,
-        _: Digest,
-        _: Duration,
-        _: FetchDirectoryRequest,
-    ) -> Option<FetchDirectoryResponse> {
-        None
     }
 }
 
@@ -345,8 +336,8 @@ async fn what_is_not_here_is_fetched_by_its_owner() {
     {
         let asked = owner.asked.lock().unwrap();
         assert_eq!(asked.len(), 3);
-        assert_eq!(asked[1], (asked[0].0, request(&[uri], &[header])));
-        assert_ne!(asked[2].0, asked[1].0, "with other headers it may be something else");
+        assert_eq!(asked[1], (Kind::Blob, asked[0].1, request(&[uri], &[header])));
+        assert_ne!(asked[2].1, asked[1].1, "with other headers it may be something else");
     }
     // What is here, or cannot be fetched at all, is nobody else's business.
     let blob = rig.add(b"pushed").await;
@@ -355,4 +346,11 @@ async fn what_is_not_here_is_fetched_by_its_owner() {
     assert_eq!(code(&rig.fetch(&["urn:a:b"], &[]).await.unwrap()), Code::NotFound);
     assert!(rig.fetch(&["http://10.0.0.1/y"], &[("unheard.of", "")]).await.is_err());
     assert_eq!(owner.asked.lock().unwrap().len(), 3);
+    // A directory of the same name is something else.
+    let directory = FetchDirectoryRequest { uris: vec![uri.to_owned()], ..Default::default() };
+    let answered = rig.fetch.fetch_directory(directory).await.unwrap().into_inner();
+    assert_eq!(answered.uri, "answered");
+    let asked = owner.asked.lock().unwrap();
+    assert_eq!((asked[3].0, &asked[3].2), (Kind::Directory, &request(&[uri], &[])));
+    assert_ne!(asked[3].1, asked[2].1);
 }

@@ -2,121 +2,22 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+mod hostile;
+mod repository;
+#[path = "../rig/mod.rs"]
 mod rig;
+mod surroundings;
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use bbb_asset::{Failed, FetchError, Found, Kind};
 use bbb_digest::{Digest, Function};
 use bbb_reapi::Directory;
 use bbb_storage::CasExt as _;
-use rig::{Asked, Rig, Server, redirect, send, with_headers};
-use tokio::{io::AsyncReadExt as _, net::TcpStream, task};
+use repository::{Repository, answer, smart};
+use rig::{Rig, Server, send, with_headers};
 
 const LOOPBACK: &[&str] = &["127.0.0.1"];
-
-/// A repository with two commits on `main` and one on `other`.
-struct Repository {
-    folder: tempfile::TempDir,
-    first: String,
-    second: String,
-}
-
-impl Repository {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let work = folder.path().join("work");
-        std::fs::create_dir(&work).unwrap();
-        git(&work, &["init", "-q", "-b", "main"]);
-        let write = |name: &str, text: &str| {
-            std::fs::create_dir_all(work.join(name).parent().unwrap()).unwrap();
-            std::fs::write(work.join(name), text).unwrap();
-        };
-        write("src/a", "first\n");
-        write("run", "#!/bin/sh\n");
-        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(work.join("run"), executable).unwrap();
-        git(&work, &["add", "-A"]);
-        git(&work, &["commit", "-qm", "first"]);
-        let first = git(&work, &["rev-parse", "HEAD"]);
-        write("src/a", "second\n");
-        // What is packed for others would not be what was committed.
-        write(".gitattributes", "* text eol=crlf\nsecret export-ignore\nid export-subst ident\n");
-        write("secret", "not to be packed\n");
-        write("id", "$Format:%H$ $Id$\n");
-        std::os::unix::fs::symlink("src/a", work.join("link")).unwrap();
-        git(&work, &["add", "-A"]);
-        git(&work, &["commit", "-qm", "second"]);
-        let second = git(&work, &["rev-parse", "HEAD"]);
-        git(&work, &["checkout", "-q", "-b", "other/branch", &first]);
-        write("src/b", "other\n");
-        git(&work, &["add", "-A"]);
-        git(&work, &["commit", "-qm", "other"]);
-        git(&work, &["checkout", "-q", "main"]);
-        git(folder.path(), &["clone", "-q", "--bare", "work", "it.git"]);
-        git(&folder.path().join("it.git"), &["update-server-info"]);
-        Self { folder, first, second }
-    }
-
-    fn root(&self) -> PathBuf {
-        self.folder.path().to_owned()
-    }
-}
-
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let mut git = Command::new("git");
-    git.args(["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.safecrlf=false"]);
-    git.args(arguments).current_dir(folder).env("GIT_CONFIG_GLOBAL", "/dev/null");
-    let output = git.stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "git {arguments:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// A server of the repositories in a folder, by git's own program for that.
-async fn smart(root: PathBuf) -> Server {
-    Server::new(move |stream, asked| answer(root.clone(), stream, asked)).await
-}
-
-async fn answer(root: PathBuf, mut stream: TcpStream, asked: Asked) {
-    if let Some(path) = asked.path.strip_prefix("/moved") {
-        return send(&mut stream, &redirect(path)).await;
-    }
-    let length = asked.header("content-length").map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.unwrap();
-    let answer = task::spawn_blocking(move || backend(&root, &asked, &body)).await.unwrap();
-    send(&mut stream, &answer).await;
-}
-
-fn backend(root: &Path, asked: &Asked, body: &[u8]) -> Vec<u8> {
-    let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
-    let mut backend = Command::new("git");
-    backend.arg("http-backend").env("GIT_PROJECT_ROOT", root).env("GIT_HTTP_EXPORT_ALL", "1");
-    backend.env("PATH_INFO", path).env("QUERY_STRING", query).env("REMOTE_ADDR", "127.0.0.1");
-    backend.env("REQUEST_METHOD", if body.is_empty() { "GET" } else { "POST" });
-    for (name, variable) in [
-        ("content-type", "CONTENT_TYPE"),
-        ("content-length", "CONTENT_LENGTH"),
-        ("content-encoding", "HTTP_CONTENT_ENCODING"),
-        ("git-protocol", "GIT_PROTOCOL"),
-    ] {
-        backend.env(variable, asked.header(name).unwrap_or_default());
-    }
-    let mut child =
-        backend.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let _ = std::io::Write::write_all(&mut child.stdin.take().unwrap(), body);
-    let said = child.wait_with_output().unwrap().stdout;
-    let end = said.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8(said[..end].to_vec()).unwrap();
-    let headers: Vec<(&str, &str)> =
-        head.lines().filter_map(|line| line.split_once(": ")).collect();
-    let status = headers.iter().find(|(name, _)| *name == "Status").map_or("200 OK", |(_, s)| s);
-    with_headers(status, &[&headers[..], &[("connection", "close")]].concat(), &said[end + 4..])
-}
 
 async fn fetch(rig: &Rig, url: &str, pairs: &[(&str, &str)]) -> Result<Found, FetchError> {
     rig.assets.fetch(rig::wanted_as(Kind::Directory, &[url], pairs), SystemTime::now()).await
@@ -206,6 +107,10 @@ async fn a_repository_may_be_nothing_but_files() {
         let found = fetch(&rig, &server.url("/it.git/"), &[pairs]).await.unwrap();
         assert_eq!(tree(&rig, found.content).await, expected);
     }
+    for pair in [("vcs.commit", &*"0123456789".repeat(4)), ("vcs.branch", "none")] {
+        let (failed, what) = failure(&rig, &server.url("/it.git/"), &[pair]).await;
+        assert_eq!(failed, Failed::NotFound, "{what}");
+    }
 }
 
 #[tokio::test]
@@ -221,24 +126,57 @@ async fn redirects_are_followed_before_git_is_asked() {
 async fn what_is_not_there_is_told() {
     let repository = Repository::new();
     let (server, rig) = (smart(repository.root()).await, Rig::new(LOOPBACK));
+    let page = Server::always(with_headers("200 OK", &[], b"<html>Welcome!</html>")).await;
     let (url, absent) = (server.url("/it.git"), "0123456789".repeat(4));
-    for (url, pair, expected, story) in [
-        (&server.url("/no.git"), ("vcs.branch", "main"), Failed::NotFound, "404"),
-        (&url, ("vcs.branch", "none"), Failed::Aborted, "refs/heads/none"),
-        (&url, ("vcs.commit", &*absent), Failed::Aborted, "git fetch fails"),
-        (&url, ("vcs.commit", "main"), Failed::Aborted, "whole hash"),
-        (&url, ("vcs.commit", "--upload-pack=x"), Failed::Aborted, "whole hash"),
-        (&url, ("vcs.branch", "a:b"), Failed::Aborted, "no name"),
-        (&url, ("vcs.branch", ""), Failed::Aborted, "no name"),
+    let sha256 = absent.clone() + &absent[..24];
+    for (url, pair, story) in [
+        (&server.url("/no.git"), ("vcs.branch", "main"), "404"),
+        (&page.url("/it.git"), ("vcs.branch", "main"), "no repository"),
+        (&url, ("vcs.branch", "none"), "refs/heads/none"),
+        (&url, ("vcs.commit", &*absent), "not our ref"),
+        (&url, ("vcs.commit", &*sha256), "no sha256 commits"),
+        (&url, ("directory", "none"), "no such directory"),
     ] {
-        let (failed, what) = failure(&rig, url, &[pair]).await;
-        assert_eq!(failed, expected, "{what}");
+        let (failed, what) =
+            failure(&rig, url, &[pair, ("resource_type", "application/x-git")]).await;
+        assert_eq!(failed, Failed::NotFound, "{what}");
         assert!(what.contains(story), "{what}");
     }
-    let sri = rig::sri(b"x");
-    let (_, what) = failure(&rig, &url, &[("vcs.branch", "main"), ("checksum.sri", &sri)]).await;
-    assert!(what.contains("use vcs.commit"), "{what}");
     assert_eq!((rig.holds().1, rig.holds().2), (0, 0));
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_revision_is_asked_of_nobody() {
+    let (server, rig) = (Server::always("").await, Rig::new(LOOPBACK));
+    let sri = rig::sri(b"x");
+    for pairs in [
+        &[("vcs.commit", "main")][..],
+        &[("vcs.branch", "a:b")],
+        &[("vcs.branch", "main"), ("checksum.sri", &sri)],
+    ] {
+        let failed = fetch(&rig, &server.url("/it.git"), pairs).await;
+        assert!(matches!(failed, Err(FetchError::Invalid(_))), "{failed:?}");
+    }
+    assert_eq!(server.asked().len(), 0);
+}
+
+#[tokio::test]
+async fn a_commit_is_asked_for_again_by_those_alone_who_want_it_newer() {
+    let repository = Repository::new();
+    let (server, rig) = (smart(repository.root()).await, Rig::new(LOOPBACK));
+    let mut wanted = rig::wanted_as(
+        Kind::Directory,
+        &[&server.url("/it.git")],
+        &[("vcs.commit", &repository.first)],
+    );
+    let found = rig.find_or_fetch(wanted.clone()).await.unwrap();
+    let asked = server.asked().len();
+    wanted.oldest = Some(SystemTime::now() - Duration::from_secs(60));
+    assert_eq!(rig.find_or_fetch(wanted.clone()).await.unwrap(), found);
+    assert_eq!(server.asked().len(), asked);
+    wanted.oldest = Some(SystemTime::now() + Duration::from_secs(60));
+    assert_eq!(rig.find_or_fetch(wanted).await.unwrap(), found);
+    assert!(server.asked().len() > asked);
 }
 
 #[tokio::test]
@@ -252,9 +190,11 @@ async fn git_goes_nowhere_but_where_it_may() {
     // By a name that nobody but this test knows: git is told of the address, too.
     let everywhere = rig::everything_at([127, 0, 0, 1].into());
     let rig = Rig::looking_up(&["repositories.test"], everywhere);
-    let url = format!("http://repositories.test:{}/it.git", server.address.port());
-    let found = fetch(&rig, &url, &branch).await.unwrap();
-    assert_eq!(tree(&rig, found.content).await, SECOND);
+    for host in ["repositories.test", "Repositories.Test."] {
+        let url = format!("http://{host}:{}/it.git", server.address.port());
+        let found = fetch(&rig, &url, &branch).await.unwrap();
+        assert_eq!(tree(&rig, found.content).await, SECOND);
+    }
 }
 
 #[tokio::test]
@@ -309,8 +249,13 @@ async fn git_ends_when_time_is_up() {
     let error = ended.unwrap_err();
     assert!(matches!(error, FetchError::Outside { failed: Failed::TooLate, .. }), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(20));
-    // Killed, and its folder gone.
-    while rig.holds().2 > 0 || is_running(folder) {
+    settled(&rig).await;
+}
+
+/// Waits until git is killed, and its folder gone.
+async fn settled(rig: &Rig) {
+    let (began, folder) = (Instant::now(), rig.scratch());
+    while rig.holds().2 > 0 || is_running(folder.to_str().unwrap()) {
         assert!(began.elapsed() < Duration::from_secs(20), "it goes on");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
