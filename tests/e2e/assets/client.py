@@ -261,8 +261,9 @@ def repositories(w):
         yield what, f"{answer.code}, {answer.code == 'OK' and w.two.tree(answer.digest) == wanted}"
     none = {"vcs.branch": "main", "directory": "none"}
     yield "a directory that is not there", w.one.directory(uri, by=none).code
-    yield "what is no commit", w.one.directory(uri, by={"vcs.commit": "main"}).code != "OK"
-    yield "a branch that is not there", w.one.directory(uri, by={"vcs.branch": "none"}).code != "OK"
+    yield "what is no commit", w.one.directory(uri, by={"vcs.commit": "main"}).code
+    yield "a commit that is not there", w.one.directory(uri, by={"vcs.commit": "1" * 40}).code
+    yield "a branch that is not there", w.one.directory(uri, by={"vcs.branch": "none"}).code
     yield "what is no repository", w.one.directory(w.url("none.git"), by={"vcs.branch": "main"}).code
     asked_before = w.asked("it.git/info/refs?service=git-upload-pack")
     yield "another node knows the commit", w.two.directory(uri, by={"vcs.commit": commit}).code
