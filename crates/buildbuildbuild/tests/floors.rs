@@ -72,7 +72,8 @@ fn rooms_do_not_know_what_they_must_not() {
 
 #[test]
 fn only_the_sandbox_may_be_unsafe() {
-    for (name, _) in FLOORS {
+    // What libFuzzer calls from C is in no program of ours.
+    for (name, _) in FLOORS.into_iter().filter(|(name, _)| *name != "bbb-fuzz") {
         let path = format!("{}/../{name}/Cargo.toml", env!("CARGO_MANIFEST_DIR"));
         let manifest = std::fs::read_to_string(&path).expect("every crate has a manifest");
         let inherits = manifest.contains("[lints]\nworkspace = true");

@@ -54,7 +54,7 @@ async fn git_is_sent_on_to_nowhere() {
 #[tokio::test]
 async fn a_repository_of_files_borrows_from_nobody() {
     let (repository, elsewhere) = (Repository::new(), Server::always("").await);
-    let (root, there) = (repository.root(), elsewhere.url("/it.git\n"));
+    let (root, there) = (repository.root(), elsewhere.url("/it.git/objects\n"));
     let server = Server::new(move |mut stream, asked| {
         let path = asked.path.split('?').next().unwrap_or_default();
         let closed = [("connection", "close")];
