@@ -6,8 +6,8 @@ use crate::rig::{Node, files, root_with_shell, until};
 
 #[tokio::test]
 async fn a_folder_of_the_host_is_seen_and_cannot_be_changed() {
-    // Not below /tmp, of which actions have their own.
-    let shown = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // Not below /tmp, of which actions have their own and where the project may lie.
+    let shown = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = shown.path().display();
     fs::write(shown.path().join("tool"), "tool\n").unwrap();
     let node = Node::start(&[&format!("--sandbox_folder={path}")]).await;
