@@ -24,7 +24,7 @@ use crate::{
     renewal::Part,
     run::{Ran, is_too_large},
     times::{Clock, Times},
-    upload::{Blobs, Hashing, assemble},
+    upload::{Begun, Blobs, Hashing, assemble},
     usage,
 };
 
@@ -49,18 +49,7 @@ impl Ran {
         let hashing = Hashing { function, folder: Arc::clone(&folder), keep: keeps };
         let first = hashing.clone();
         let (ran, survey, begun, is_cut) = blocking("survey outputs", move || {
-            let (mut survey, is_cut) = match self.excess {
-                None => (self.survey(mode)?, false),
-                // What it made is what there is no room for.
-                Some(_) => (Survey::default(), cut_streams(&first.folder, mode)?),
-            };
-            let streams =
-                [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(first.folder.part(part)));
-            let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
-            let begun = first.begin(files.inspect(|file| match file {
-                OutputFile::Made(path) if mode == Mode::None => removal::let_go(path),
-                _ => {}
-            }))?;
+            let (survey, begun, is_cut) = self.look_over(&first, mode)?;
             Ok((self, survey, begun, is_cut))
         })
         .await?;
@@ -121,6 +110,24 @@ impl Ran {
             None => tracing::info!(%action, "there is no room to keep the exec root"),
         }
         Ok(path)
+    }
+
+    /// Finds what the action made and begins to hash it: its files, then its stdout and stderr, of which it says whether only
+    /// the start is left.
+    fn look_over(&self, hashing: &Hashing, mode: Mode) -> Result<(Survey, Begun, bool), Error> {
+        let (mut survey, is_cut) = match self.excess {
+            None => (self.survey(mode)?, false),
+            // What it made is what there is no room for.
+            Some(_) => (Survey::default(), cut_streams(&hashing.folder, mode)?),
+        };
+        let streams =
+            [Part::Stdout, Part::Stderr].map(|part| OutputFile::Made(hashing.folder.part(part)));
+        let files = std::mem::take(&mut survey.files).into_iter().chain(streams);
+        let begun = hashing.begin(files.inspect(|file| match file {
+            OutputFile::Made(path) if mode == Mode::None => removal::let_go(path),
+            _ => {}
+        }))?;
+        Ok((survey, begun, is_cut))
     }
 
     fn survey(&self, mode: Mode) -> Result<Survey, Error> {

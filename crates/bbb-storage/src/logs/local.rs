@@ -161,20 +161,14 @@ impl LocalLogs {
         digest: Digest,
         is_named: bool,
     ) {
-        // First: from now on no entry of the journal counts on it.
+        // Who waited for the end, and reads when he is told of it, finds the blob.
+        self.table().remember(log, digest);
+        // Before its page: from now on no entry of the journal counts on it.
         growing.growth.send_replace(Growth::Ended(digest.size_bytes()));
         if !(is_named && self.pages.note(log, digest)) {
             self.journal.forget([log]);
         }
-        let mut table = self.table();
-        table.forget(log, growing);
-        if table.order.len() >= MAX_ENDED
-            && let Some(oldest) = table.order.pop_front()
-        {
-            table.ended.remove(&oldest);
-        }
-        table.order.push_back(log.clone());
-        table.ended.insert(log.clone(), digest);
+        self.table().forget(log, growing);
     }
 
     fn cut(&self, log: &LogResource, growing: &Growing) {
@@ -250,6 +244,17 @@ impl LocalLogs {
 }
 
 impl Table {
+    /// A log has become a blob. The oldest of those that are remembered makes room for it.
+    fn remember(&mut self, log: &LogResource, digest: Digest) {
+        if self.order.len() >= MAX_ENDED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ended.remove(&oldest);
+        }
+        self.order.push_back(log.clone());
+        self.ended.insert(log.clone(), digest);
+    }
+
     /// A log grows no more.
     fn forget(&mut self, log: &LogResource, growing: &Growing) {
         if self.growing.remove(log).is_some()

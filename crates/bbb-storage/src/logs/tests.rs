@@ -185,6 +185,28 @@ async fn a_client_writes_resumes_and_ends_a_log_that_many_read() {
     assert_eq!(cas.get_bytes(digest, 100).await.unwrap(), "one two");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_log_is_found_at_every_moment_of_its_end() {
+    let rig = Rig::start();
+    for _ in 0..200 {
+        let name = rig.logs().create(&InstanceName::default()).await.unwrap();
+        let reads = (0..16).map(|pause| {
+            let (logs, log) = (Arc::clone(rig.logs()), name.log.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_micros(100 * pause)).await;
+                all(logs.read(&log, 0).await?).await
+            })
+        });
+        let reads = futures::future::join_all(reads);
+        let piece = LogPiece { offset: 0, data: "all".into(), is_last: true };
+        let (reads, appended) = tokio::join!(reads, rig.logs().append(&name, piece));
+        appended.unwrap();
+        for read in reads {
+            assert_eq!(read.unwrap().unwrap(), b"all");
+        }
+    }
+}
+
 /// Waits until so many entries are in the journal of node `a`.
 async fn entries(journals: &Arc<dyn JournalStore>, wanted: impl Fn(usize) -> bool) {
     let host = bbb_reapi::LogHost::of_node("a");
