@@ -187,22 +187,23 @@ async fn a_client_writes_resumes_and_ends_a_log_that_many_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_log_is_found_at_every_moment_of_its_end() {
-    let rig = Rig::start();
+    let (rig, readers) = (Rig::start(), TaskGroup::new("readers"));
     for _ in 0..200 {
         let name = rig.logs().create(&InstanceName::default()).await.unwrap();
-        let reads = (0..16).map(|pause| {
-            let (logs, log) = (Arc::clone(rig.logs()), name.log.clone());
-            tokio::spawn(async move {
+        let (sender, mut reads) = tokio::sync::mpsc::channel(16);
+        for pause in 0..16 {
+            let (logs, log, sender) = (Arc::clone(rig.logs()), name.log.clone(), sender.clone());
+            readers.spawn("reader", async move {
                 tokio::time::sleep(std::time::Duration::from_micros(100 * pause)).await;
-                all(logs.read(&log, 0).await?).await
-            })
-        });
-        let reads = futures::future::join_all(reads);
+                let read = async { all(logs.read(&log, 0).await?).await };
+                sender.send(read.await).await.unwrap();
+            });
+        }
+        drop(sender);
         let piece = LogPiece { offset: 0, data: "all".into(), is_last: true };
-        let (reads, appended) = tokio::join!(reads, rig.logs().append(&name, piece));
-        appended.unwrap();
-        for read in reads {
-            assert_eq!(read.unwrap().unwrap(), b"all");
+        rig.logs().append(&name, piece).await.unwrap();
+        for _ in 0..16 {
+            assert_eq!(reads.recv().await.unwrap().unwrap(), b"all");
         }
     }
 }
