@@ -62,7 +62,8 @@ pub(crate) async fn download(
         Download { origins, wish, spool: spool.map_err(Failure::Storage)?, resume: None };
     let bounds = origins.bounds();
     let mut usual = bounds.first_pause;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let trouble = match download.attempt(now).await {
             Ok(Came::Unchanged(validators)) => return Ok(Got::Unchanged(validators)),
             Ok(Came::All(validators)) => {
@@ -83,9 +84,8 @@ pub(crate) async fn download(
         };
         tracing::debug!(url = shown(wish.url), failure = %trouble.failure, attempt, "trying again");
         time::sleep(pause).await;
-        usual *= LONGER;
+        (attempt, usual) = (attempt + 1, usual * LONGER);
     }
-    Err(Failure::new(Failed::Aborted, "it was tried too often"))
 }
 
 enum Came {

@@ -47,12 +47,8 @@ impl Reach {
     /// If it is not to be made.
     pub fn judge(&self, host: &str, port: u16, address: IpAddr) -> Result<(), Refused> {
         let address = canonical(address);
-        let holds = |place: &Place| place.holds(host, port, Some(address));
-        if self.allow.iter().any(holds) {
+        if self.is_settled_by_lists(host, port, Some(address))? {
             return Ok(());
-        }
-        if !self.only.is_empty() && !self.only.iter().any(holds) {
-            return Err(Refused::NotListed(named(host, port)));
         }
         if !is_public(address) {
             return Err(Refused::NotPublic(named(host, port)));
@@ -68,6 +64,23 @@ impl Reach {
         self.allow.iter().any(|place| place.holds(host, port, address))
     }
 
+    /// Whether a connection is allowed by a list, so that it does not matter where it goes. An error if a list leaves it out.
+    fn is_settled_by_lists(
+        &self,
+        host: &str,
+        port: u16,
+        address: Option<IpAddr>,
+    ) -> Result<bool, Refused> {
+        if self.allows(host, port, address) {
+            return Ok(true);
+        }
+        let holds = |place: &Place| place.holds(host, port, address);
+        match self.only.is_empty() || self.only.iter().any(holds) {
+            true => Ok(false),
+            false => Err(Refused::NotListed(named(host, port))),
+        }
+    }
+
     /// Judges a host that a proxy will look up: by its name alone, or by the address that the name is.
     ///
     /// # Errors
@@ -76,12 +89,8 @@ impl Reach {
         if let Ok(address) = bare(host).parse() {
             return self.judge(host, port, address);
         }
-        let holds = |place: &Place| place.holds(host, port, None);
-        if self.allow.iter().any(holds) {
+        if self.is_settled_by_lists(host, port, None)? {
             return Ok(());
-        }
-        if !self.only.is_empty() && !self.only.iter().any(holds) {
-            return Err(Refused::NotListed(named(host, port)));
         }
         let name = normal(host);
         match name == "localhost" || name.ends_with(".localhost") {

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::{Bounds, Connection, Form, HopError, Origins, handshake, proxy::Proxy};
+use crate::place::bare;
 
 /// How many addresses of one name are tried.
 const MAX_ADDRESSES: usize = 6;
@@ -126,7 +127,7 @@ impl Origins {
     }
 
     async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, HopError> {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let bare = bare(host);
         if let Ok(address) = bare.parse() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
@@ -141,8 +142,7 @@ impl Origins {
         let unusable = |error| HopError::unusable(what(), error);
         let config =
             self.tls.as_ref().map_err(|error| unusable(io::Error::other(Arc::clone(error))))?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(bare.to_owned());
+        let name = ServerName::try_from(bare(host).to_owned());
         let name = name.map_err(|error| unusable(io::Error::other(error)))?;
         let shaking = TlsConnector::from(Arc::clone(config)).connect(name, stream);
         let within = self.bounds.handshake;
