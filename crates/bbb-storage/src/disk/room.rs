@@ -27,6 +27,17 @@ const STOP_AT: u64 = 20;
 /// The most that is kept free ahead, in bytes.
 const MAX_HEADROOM_BYTES: u64 = 8 << 30;
 
+/// How an eviction ended. Others take and give back room all the while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evicted {
+    /// No more than the target was taken, whoever gave the room back.
+    Enough,
+    /// Something went, and all that was left was in use.
+    Less,
+    /// All that was there was in use.
+    Nothing,
+}
+
 /// Room that is taken in the store until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -114,14 +125,14 @@ impl Disk {
             if self.index().reserve(bytes) {
                 return Ok(());
             }
-            if evicted == 0 {
+            if evicted == Evicted::Nothing {
                 return Err(full());
             }
         }
     }
 
     /// Frees some room although the limit is not met, for a file system that is full before its time.
-    pub(super) async fn evict_for_full_disk(self: &Arc<Self>, size_bytes: u64) -> Result<u64> {
+    pub(super) async fn evict_for_full_disk(self: &Arc<Self>, size_bytes: u64) -> Result<Evicted> {
         let wanted = charge(size_bytes).saturating_mul(2).max(1 << 20);
         let target = self.index().taken_bytes().saturating_sub(wanted);
         self.evict(target).await
@@ -130,32 +141,32 @@ impl Disk {
     /// Evicts until no more than `target_bytes` are taken, or all that is left is in use. One at a time,
     /// so that nobody mistakes room that is about to be free for room that is not there. Waits for the
     /// snapshot: what it knows to be old must go before what was used since.
-    ///
-    /// Returns how many bytes were freed, or would have been had they not been free by now.
-    async fn evict(self: &Arc<Self>, target_bytes: u64) -> Result<u64> {
+    async fn evict(self: &Arc<Self>, target_bytes: u64) -> Result<Evicted> {
         self.loaded().await?;
         let _turn = self.eviction.lock().await;
-        let taken = self.index().taken_bytes();
-        if taken <= target_bytes {
-            return Ok(target_bytes - taken + 1);
+        if self.index().taken_bytes() <= target_bytes {
+            return Ok(Evicted::Enough);
         }
         let disk = Arc::clone(self);
         blocking("evicting", move || Ok(disk.evict_blocking(target_bytes))).await
     }
 
-    fn evict_blocking(&self, target_bytes: u64) -> u64 {
-        let mut freed = 0;
+    fn evict_blocking(&self, target_bytes: u64) -> Evicted {
+        let mut has_freed = false;
         loop {
-            let victims = self.take_victims(target_bytes);
-            if victims.is_empty() {
-                return freed;
+            match self.take_victims(target_bytes) {
+                None if !has_freed => return Evicted::Nothing,
+                None => return Evicted::Less,
+                Some(victims) if victims.is_empty() => return Evicted::Enough,
+                Some(victims) => self.remove_victims(victims),
             }
-            freed += self.remove_victims(victims);
+            has_freed = true;
         }
     }
 
-    /// Takes some of what is to go out of the index, with the bytes it takes. It is still there.
-    pub(super) fn take_victims(&self, target_bytes: u64) -> Vec<Victim> {
+    /// Takes some of what is to go out of the index, with the bytes it takes. It is still there. Empty if
+    /// no more than `target_bytes` are taken, none if more are and all of it is in use.
+    pub(super) fn take_victims(&self, target_bytes: u64) -> Option<Vec<Victim>> {
         let mut index = self.index();
         let mut taken = index.taken_bytes();
         let mut victims: Vec<Victim> = Vec::new();
@@ -164,26 +175,28 @@ impl Disk {
         while taken > target_bytes
             && victims.len() < VICTIMS_AT_ONCE
             && !victims.last().is_some_and(is_lodger)
-            && let Some(victim) = index.take_victim()
         {
-            taken -= victim.bytes.min(taken);
-            victims.push(victim);
+            match index.take_victim() {
+                Some(victim) => {
+                    taken -= victim.bytes.min(taken);
+                    victims.push(victim);
+                }
+                None if victims.is_empty() => return None,
+                None => break,
+            }
         }
-        victims
+        Some(victims)
     }
 
-    /// Removes what was taken out. Returns how many bytes that freed.
-    pub(super) fn remove_victims(&self, victims: Vec<Victim>) -> u64 {
-        let mut freed = 0;
+    /// Removes what was taken out, and gives its room back.
+    pub(super) fn remove_victims(&self, victims: Vec<Victim>) {
         for Victim { what, bytes } in victims {
             match what {
                 Going::File(key) => self.remove_evicted(&key, bytes),
                 Going::Lodger(leave) => self.see_off(leave, bytes),
             }
             self.counters.evictions.fetch_add(1, Ordering::Relaxed);
-            freed += bytes;
         }
-        freed
     }
 
     fn remove_evicted(&self, key: &Key, bytes: u64) {

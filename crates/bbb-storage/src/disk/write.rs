@@ -17,6 +17,7 @@ use super::{
     Disk, Reservation, SMALL_BLOB_BYTES, blocking,
     file::{self, Temporary},
     index::{Key, charge},
+    room::Evicted,
 };
 
 /// How much of a stream is gathered before it is written; a stream that ends before is written at once.
@@ -159,7 +160,7 @@ impl Disk {
             return Err(Error::unavailable(format!("writing {digest}"), error));
         }
         let size_bytes = digest.size_bytes();
-        if attempts >= ATTEMPTS || self.evict_for_full_disk(size_bytes).await? == 0 {
+        if attempts >= ATTEMPTS || self.evict_for_full_disk(size_bytes).await? == Evicted::Nothing {
             let what = format!("writing to {}: {error}", self.layout.root().display());
             return Err(Error::Full { size_bytes, what });
         }

@@ -130,7 +130,7 @@ async fn a_blob_that_comes_back_while_it_goes_is_there() {
     for (digest, bytes) in [(back, bytes.clone()), (gone, other)] {
         store.cas().put(digest, bytes.into()).await.unwrap();
     }
-    let victims = store.disk.take_victims(0);
+    let victims = store.disk.take_victims(0).unwrap();
     assert_eq!(victims.len(), 2);
     assert!(!store.is_there(back).await);
     store.cas().put(back, bytes.into()).await.unwrap();
@@ -138,6 +138,19 @@ async fn a_blob_that_comes_back_while_it_goes_is_there() {
     assert!(store.is_there(back).await && store.reads(back).await);
     assert!(!store.is_there(gone).await && !store.path(Kind::Blob, gone).exists());
     assert_eq!(store.disk.stats().taken_bytes, index::charge(70_000));
+}
+
+/// Whoever is told that there is nothing gives up: between looking and evicting, others may give room back.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_to_evict_is_told_from_nothing_that_must_go() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1000 * KIB);
+    store.until_complete().await;
+    let reservation = store.disk.reserve(500 * KIB).await.unwrap();
+    assert!(store.disk.take_victims(500 * KIB).is_some_and(|victims| victims.is_empty()));
+    assert!(store.disk.take_victims(499 * KIB).is_none());
+    drop(reservation);
+    assert!(store.disk.take_victims(0).is_some_and(|victims| victims.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
