@@ -115,7 +115,8 @@ pub struct Disk {
     turns: [tokio::sync::Mutex<()>; GATES],
     /// How many threads write small files at once: more would only wait for each other in the kernel.
     writers: Semaphore,
-    eviction: tokio::sync::Mutex<()>,
+    /// One eviction at a time. Whoever has it gives it back when the eviction ends, not when he stops waiting for it.
+    eviction: Arc<tokio::sync::Mutex<()>>,
     eviction_wanted: Notify,
     small: Cache<(InstanceId, Digest), Bytes, BlobWeight>,
     results: Cache<(InstanceId, Digest), Arc<ActionResult>, ResultWeight>,
@@ -222,7 +223,7 @@ impl Disk {
             gates: [const { Mutex::new(()) }; GATES],
             turns: [const { tokio::sync::Mutex::const_new(()) }; GATES],
             writers: Semaphore::new(thread::available_parallelism().map_or(4, usize::from)),
-            eviction: tokio::sync::Mutex::const_new(()),
+            eviction: Arc::default(),
             eviction_wanted: Notify::new(),
             small: Cache::with_weighter(10_000, memory_bytes / 4 * 3, BlobWeight),
             results: Cache::with_weighter(5_000, memory_bytes / 4, ResultWeight),

@@ -143,12 +143,17 @@ impl Disk {
     /// snapshot: what it knows to be old must go before what was used since.
     async fn evict(self: &Arc<Self>, target_bytes: u64) -> Result<Evicted> {
         self.loaded().await?;
-        let _turn = self.eviction.lock().await;
+        let turn = Arc::clone(&self.eviction).lock_owned().await;
         if self.index().taken_bytes() <= target_bytes {
             return Ok(Evicted::Enough);
         }
         let disk = Arc::clone(self);
-        blocking("evicting", move || Ok(disk.evict_blocking(target_bytes))).await
+        blocking("evicting", move || {
+            // It goes on when whoever waits for it is gone.
+            let _turn = turn;
+            Ok(disk.evict_blocking(target_bytes))
+        })
+        .await
     }
 
     fn evict_blocking(&self, target_bytes: u64) -> Evicted {

@@ -231,3 +231,27 @@ async fn a_reservation_grows_and_shrinks_with_what_it_is_for() {
     drop(held);
     assert_eq!(store.disk.stats().taken_bytes, 0);
 }
+
+/// What is about to be free is not mistaken for what is in use, though he is gone who had it freed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_that_nobody_waits_for_any_more_is_still_the_only_one() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1000 * KIB);
+    store.until_complete().await;
+    let (leaves, mut leaving) = tokio::sync::mpsc::unbounded_channel();
+    let (let_go, may_go) = std::sync::mpsc::channel();
+    let leave = move || {
+        leaves.send(()).unwrap();
+        may_go.recv().unwrap();
+    };
+    let _lodger = store.disk.lodging().take(800 * KIB, Box::new(leave)).await.unwrap();
+    tokio::select! {
+        given_up = store.disk.reserve(500 * KIB) => panic!("{given_up:?}"),
+        told = leaving.recv() => told.unwrap(),
+    }
+    let mut other = std::pin::pin!(store.disk.reserve(500 * KIB));
+    let early = tokio::time::timeout(Duration::from_millis(50), other.as_mut()).await;
+    assert!(early.is_err(), "{early:?}");
+    let_go.send(()).unwrap();
+    assert_eq!(other.await.unwrap().bytes(), 500 * KIB);
+}
