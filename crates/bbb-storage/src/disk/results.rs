@@ -5,15 +5,17 @@
 
 use std::{
     fmt,
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bbb_digest::Digest;
 use prost::Message as _;
+use quick_cache::sync::GuardResult;
 
-use crate::{ActionCache, ActionResult, Result};
+use crate::{ActionCache, ActionResult, Error, Result};
 
 use super::{
     Disk, Reservation, blocking,
@@ -21,7 +23,7 @@ use super::{
     index::Key,
     layout::Kind,
     read::Opened,
-    view::View,
+    view::{View, is_absent},
 };
 
 /// What a file of this version begins with.
@@ -31,6 +33,9 @@ const CHECKSUM_LEN: usize = 32;
 
 /// How often a read is tried while files change under it.
 const ATTEMPTS: usize = 4;
+
+/// Nobody waits for another reader of the same result.
+const NO_WAIT: Option<Duration> = Some(Duration::ZERO);
 
 #[derive(Debug)]
 pub(super) struct Results(pub(super) View);
@@ -45,24 +50,24 @@ impl ActionCache for Results {
                 disk.counters.hits.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(result))
             };
-            if let Some(result) = disk.results.get(&(key.instance, action)) {
-                return hit(result);
-            }
+            // The place is held before the file is opened: whoever stores another result meanwhile takes it away,
+            // and what was read here is old.
+            let place = match disk.results.get_value_or_guard(&(key.instance, action), NO_WAIT) {
+                GuardResult::Value(result) => return hit(result),
+                GuardResult::Guard(place) => Some(place),
+                GuardResult::Timeout => None,
+            };
             match disk.open_entry(key).await? {
                 Opened::Bytes(bytes) => match decode(self.0.segment(), action, &bytes) {
                     Some(result) => {
                         let result = Arc::new(result);
-                        disk.results.insert((key.instance, action), Arc::clone(&result));
+                        if let Some(place) = place {
+                            // Refused if it is old.
+                            let _ = place.insert(Arc::clone(&result));
+                        }
                         return hit(result);
                     }
-                    None => {
-                        let disk = Arc::clone(disk);
-                        let dropped = blocking("dropping a result", move || {
-                            disk.drop_damaged(&key, None);
-                            Ok(())
-                        });
-                        dropped.await?;
-                    }
+                    None => self.drop_unreadable(key).await?,
                 },
                 Opened::File(_) | Opened::Changed => disk.doubt(&key),
             }
@@ -91,6 +96,33 @@ impl ActionCache for Results {
                 Err(error) => self.0.disk.recover(error, action, attempts).await?,
             }
         }
+    }
+}
+
+impl Results {
+    /// Drops a result that cannot be read, if it is still that one which lies there.
+    async fn drop_unreadable(&self, key: Key) -> Result<()> {
+        let (disk, segment) = (Arc::clone(&self.0.disk), self.0.segment().to_owned());
+        blocking("dropping a result", move || {
+            let path = disk.path(&key);
+            let read = || {
+                let mut file = file::open(&path)?;
+                let (metadata, mut bytes) = (file.metadata()?, Vec::new());
+                file.read_to_end(&mut bytes)?;
+                Ok((file, metadata, bytes))
+            };
+            match read() {
+                // The file stays open until it is dropped: no other one is mistaken for it.
+                Ok((_file, metadata, bytes)) if decode(&segment, key.digest, &bytes).is_none() => {
+                    disk.drop_damaged(&key, Some(&metadata));
+                    Ok(())
+                }
+                Ok(_) => Ok(()),
+                Err(error) if is_absent(&error) => Ok(()),
+                Err(error) => Err(Error::unavailable(format!("reading {}", path.display()), error)),
+            }
+        })
+        .await
     }
 }
 

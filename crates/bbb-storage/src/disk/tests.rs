@@ -5,6 +5,7 @@ mod eviction;
 mod full;
 mod links;
 mod lodgers;
+mod results;
 mod trees;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};

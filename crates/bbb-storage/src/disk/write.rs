@@ -143,6 +143,8 @@ impl Disk {
         reservation.settle(&mut index);
         index.insert(key, size_bytes, true);
         drop(index);
+        // That is of a file that was there before; and a reader who is about to keep such has lost his place.
+        self.forget_in_memory(key);
         then();
         Ok(())
     }
