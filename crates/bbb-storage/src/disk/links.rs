@@ -60,7 +60,7 @@ impl LocalFiles for Links {
 }
 
 impl Links {
-    /// Sees to it that there is a copy of a blob that may be executed.
+    /// Sees to it that there is a copy of a blob that may be executed, unless the blob is found changed.
     async fn see_to_copy(&self, blob: Key, key: Key) -> Result<()> {
         if self.0.find(Kind::Executable, key.digest).await?.is_some() {
             return Ok(());
@@ -70,26 +70,39 @@ impl Links {
         if disk.index().use_entry(&key).is_some_and(|known| known.checked) {
             return Ok(());
         }
-        let reservation = disk.reserve_file(key.digest.size_bytes()).await?;
-        let disk = Arc::clone(disk);
-        blocking("copying a blob", move || {
-            disk.copy_blocking(&blob, &key, reservation).map_err(|error| {
-                Error::unavailable(format!("copying {} to execute it", key.digest), error)
-            })
-        })
-        .await
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let reservation = disk.reserve_file(key.digest.size_bytes()).await?;
+            let copier = Arc::clone(disk);
+            let copied = blocking("copying a blob", move || {
+                Ok(copier.copy_blocking(&blob, &key, reservation))
+            });
+            match copied.await? {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    disk.doubt(&blob);
+                    return Ok(());
+                }
+                Err(error) => disk.recover(error, key.digest, attempts).await?,
+            }
+        }
     }
 }
 
 impl Disk {
-    fn copy_blocking(&self, from: &Key, to: &Key, reservation: Reservation) -> io::Result<()> {
-        let temporary = self.copy_of(&self.path(from), to)?;
-        self.commit(to, to.digest.size_bytes(), &temporary, reservation, || {})
+    /// False if the blob's file is gone or not as it was stored.
+    fn copy_blocking(&self, from: &Key, to: &Key, reservation: Reservation) -> io::Result<bool> {
+        let Some((blob, _)) = self.open_expected(from, &self.path(from))? else {
+            return Ok(false);
+        };
+        let temporary = self.copy_of(blob, to)?;
+        self.commit(to, to.digest.size_bytes(), &temporary, reservation, || {})?;
+        Ok(true)
     }
 
     /// A sealed temporary copy of a file.
-    fn copy_of(&self, from: &Path, key: &Key) -> io::Result<Temporary> {
-        let mut from = file::open(from)?;
+    fn copy_of(&self, mut from: File, key: &Key) -> io::Result<Temporary> {
         let (mut to, temporary) = Temporary::create(self)?;
         // Within a file system that can, the copy shares its blocks with the original.
         if rustix::fs::ioctl_ficlone(&to, &from).is_err() {
@@ -103,7 +116,9 @@ impl Disk {
     /// of its own in the books: so many links make it a very small part of each.
     fn renew(&self, key: &Key) -> io::Result<()> {
         let path = self.path(key);
-        let copy = self.copy_of(&path, key)?;
+        // One that was changed meanwhile is checked by who wants the link.
+        let Some((full, _)) = self.open_expected(key, &path)? else { return Ok(()) };
+        let copy = self.copy_of(full, key)?;
         let _gate = self.gate(key.digest);
         match fs::metadata(&path)?.nlink() > FEW_LINKS {
             true => copy.put_in_place(&path),

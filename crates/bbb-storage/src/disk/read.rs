@@ -109,19 +109,28 @@ impl Disk {
         (count == bytes.len()).then(|| Opened::Bytes(bytes.into()))
     }
 
-    fn open_blocking(&self, key: &Key, path: &Path) -> io::Result<Opened> {
+    /// Opens an entry's file; none if it is gone or not as it was stored.
+    pub(super) fn open_expected(
+        &self,
+        key: &Key,
+        path: &Path,
+    ) -> io::Result<Option<(File, fs::Metadata)>> {
         let file = match file::open(path) {
             Ok(file) => file,
-            Err(error) if is_absent(&error) => return Ok(Opened::Changed),
+            Err(error) if is_absent(&error) => return Ok(None),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                return Ok(Opened::Changed);
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
-        if !self.is_expected(key, &metadata) {
+        Ok(self.is_expected(key, &metadata).then_some((file, metadata)))
+    }
+
+    fn open_blocking(&self, key: &Key, path: &Path) -> io::Result<Opened> {
+        let Some((file, metadata)) = self.open_expected(key, path)? else {
             return Ok(Opened::Changed);
-        }
+        };
         if key.kind == Kind::Blob && metadata.len() > SMALL_BLOB_BYTES {
             return Ok(Opened::File(file));
         }

@@ -57,6 +57,21 @@ async fn a_damaged_file_is_never_linked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_is_never_made_an_executable() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let files = store.disk.local_files(&InstanceName::default());
+    let digest = store.put(100).await;
+    let path = store.path(Kind::Blob, digest);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    // As long as it was.
+    fs::write(&path, [1; 100]).unwrap();
+    let pinned = files.pin(digest, true).await;
+    assert!(matches!(pinned, Err(Error::Missing(_))), "{pinned:?}");
+    assert!(!store.is_there(digest).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_takes_more_links_than_the_file_system_allows_one() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 1 << 30);
