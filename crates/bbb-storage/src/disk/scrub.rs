@@ -56,14 +56,18 @@ impl Disk {
         }
     }
 
-    /// Reads what lies in a slot again. Returns how many bytes that were.
-    async fn scrub_slot(self: &Arc<Self>, slot: u32, doubtful_only: bool) -> Result<u64> {
+    /// Reads what lies in a slot again, which is no use of it. Returns how many bytes that were.
+    pub(super) async fn scrub_slot(
+        self: &Arc<Self>,
+        slot: u32,
+        doubtful_only: bool,
+    ) -> Result<u64> {
         let Some((key, _, bytes, known)) = self.index().at(slot) else { return Ok(0) };
         if key.kind == Kind::Result || known.checked == doubtful_only {
             return Ok(0);
         }
         if doubtful_only {
-            self.check(key).await?;
+            self.look_again(key).await?;
             return Ok(bytes);
         }
         let Some(pin) = self.pin(&key) else { return Ok(0) };
@@ -80,7 +84,10 @@ impl Disk {
 
     /// Reads a file again and drops it if it is damaged.
     pub(super) fn scrub_blocking(&self, key: &Key) -> std::io::Result<()> {
-        let opened = file::open(&self.path(key))?;
+        let Ok(opened) = file::open(&self.path(key)) else {
+            // One that somebody has taken away is forgotten: until then it passes for stored.
+            return self.check_blocking(key).map(|_| ());
+        };
         let metadata = opened.metadata()?;
         if !file::holds(&opened, key.digest)? {
             self.drop_damaged(key, Some(&metadata));

@@ -282,6 +282,16 @@ async fn the_scrubber_finds_what_no_metadata_tells() {
     until(|| store.disk.stats().damaged == 1).await;
     assert!(store.is_there(good).await);
     assert!(!store.is_there(bad).await);
+    store.close().await;
+
+    let store = Store::open(dir.path(), 1 << 30);
+    let gone = store.put(100).await;
+    fs::remove_file(store.path(Kind::Blob, gone)).unwrap();
+    let slots = store.disk.index().slots();
+    for slot in 0..slots {
+        store.disk.scrub_slot(slot, false).await.unwrap();
+    }
+    assert!(!store.is_there(gone).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,9 +54,18 @@ impl Disk {
     /// Checks the file of an entry whose state is not known, and counts the entry as used. False if it is
     /// not there or damaged; then it is gone for good.
     pub(super) async fn check(self: &Arc<Self>, key: Key) -> Result<bool> {
+        let is_good = self.look_again(key).await?;
+        if is_good {
+            self.index().use_entry(&key);
+        }
+        Ok(is_good)
+    }
+
+    /// The same, and no use of the entry.
+    pub(super) async fn look_again(self: &Arc<Self>, key: Key) -> Result<bool> {
         // Hashing takes as long as the file is large: all who want this one wait here for the same check.
         let _turn = self.turns[gate_of(key.digest)].lock().await;
-        if self.index().use_entry(&key).is_some_and(|known| known.checked) {
+        if self.index().find(&key).is_some_and(|known| known.checked) {
             return Ok(true);
         }
         let disk = Arc::clone(self);
@@ -112,10 +121,7 @@ impl Disk {
         }
         let mut index = self.index();
         match index.find(key) {
-            Some(known) => {
-                index.set_checked(known.slot, true);
-                index.touch(known.slot);
-            }
+            Some(known) => index.set_checked(known.slot, true),
             None => {
                 index.insert(key, metadata.len(), true);
             }

@@ -43,6 +43,27 @@ async fn the_order_of_use_outlives_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn to_look_for_damage_is_no_use() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1000 * KIB);
+    let (old, new) = (store.put(400 * KIB as usize).await, store.put(400 * KIB as usize).await);
+    store.disk.write_snapshot().unwrap();
+    store.kill().await;
+    pretend_another_boot(dir.path());
+    let store = Store::open(dir.path(), 1000 * KIB);
+    store.until_complete().await;
+    assert!(store.reads(new).await);
+    for doubtful_only in [true, false] {
+        let slots = store.disk.index().slots();
+        for slot in 0..slots {
+            store.disk.scrub_slot(slot, doubtful_only).await.unwrap();
+        }
+    }
+    store.put(400 * KIB as usize).await;
+    assert!(store.is_there(new).await && !store.is_there(old).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_use_stays_and_too_much_of_it_is_full() {
     let dir = TempDir::new().unwrap();
     let store = Store::open(dir.path(), 1000 * KIB);
