@@ -53,8 +53,10 @@ impl Disk {
         self.scrub(&stop).await;
     }
 
-    /// Walks through the folder. False if it was asked to stop before the end.
+    /// Walks through the folder. False if it was asked to stop before the end. What cannot be looked at keeps it from nothing
+    /// else: only what is known counts.
     async fn scan(self: &Arc<Self>, opened_at: u64, stop: &Stop) -> Result<bool> {
+        let mut failed = None;
         for folder in ENTRY_FOLDERS {
             let top = self.dir().join(folder);
             for instance in self.list(&top).await? {
@@ -68,16 +70,19 @@ impl Disk {
                         let (disk, path) = (Arc::clone(self), path.join(fan));
                         let place =
                             Place { folder, instance: instance.clone(), function, opened_at };
-                        blocking("walking", move || {
+                        let scanned = blocking("walking", move || {
                             disk.scan_folder(&place, &path).map_err(|error| {
                                 Error::unavailable(format!("listing {}", path.display()), error)
                             })
-                        })
-                        .await?;
+                        });
+                        failed = scanned.await.err().or(failed);
                         self.wake_eviction();
                     }
                 }
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         self.forget_unseen();
         self.complete.store(true, std::sync::atomic::Ordering::Release);
@@ -111,8 +116,16 @@ impl Disk {
     /// Takes in the files of one folder at the lowest level.
     fn scan_folder(&self, place: &Place, path: &Path) -> io::Result<()> {
         let instance = self.segments.intern(&place.instance);
-        let mut is_empty = true;
-        for entry in fs::read_dir(path)? {
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) if is_absent(&error) => {
+                tracing::warn!(path = %path.display(), "not a folder of the store");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let (mut is_empty, mut failed) = (true, None);
+        for entry in entries {
             let entry = entry?;
             is_empty = false;
             let name = entry.file_name();
@@ -125,7 +138,8 @@ impl Disk {
                     let key = Key { instance, kind, digest };
                     let is_known = self.index().find(&key).is_some_and(|known| known.checked);
                     if !is_known {
-                        self.scan_file(&key, &entry, place.opened_at)?;
+                        let scanned = self.scan_file(&key, &entry, place.opened_at);
+                        failed = scanned.err().or(failed);
                     }
                 }
                 None => tracing::warn!(path = %entry.path().display(), "not a file of the store"),
@@ -135,7 +149,7 @@ impl Disk {
             // Whoever writes there now makes it anew.
             let _ = fs::remove_dir(path);
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn scan_file(&self, key: &Key, entry: &fs::DirEntry, opened_at: u64) -> io::Result<()> {

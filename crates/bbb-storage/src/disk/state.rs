@@ -124,7 +124,9 @@ fn check_version(layout: &Layout, may_write: bool) -> Result<(), OpenError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut names = fs::read_dir(layout.root()).map_err(io("list the folder of"))?;
-            let is_ours = |name: &std::ffi::OsStr| name == "lost+found" || name == "LOCK";
+            // The last is what a start leaves that is killed, or meets a full disk, as it writes the version.
+            let ours = ["lost+found", "LOCK", "VERSION.new"];
+            let is_ours = |name: &std::ffi::OsStr| ours.iter().any(|ours| name == *ours);
             match names.find_map(|entry| entry.ok().filter(|entry| !is_ours(&entry.file_name()))) {
                 Some(entry) => other(format!("{:?} and no version file", entry.file_name())),
                 None if may_write => write_durably(&path, VERSION.as_bytes()).map_err(io("write")),
@@ -189,17 +191,24 @@ fn set_aside(layout: &Layout, folder: &Path) -> io::Result<()> {
     fs::create_dir(folder)
 }
 
-/// Empties the trash. What actions left there may have forbidden its own removal.
+/// Empties the trash. What cannot be removed keeps nothing else there.
 pub(super) fn empty_trash(layout: &Layout) -> io::Result<()> {
+    let mut failed = None;
     for entry in fs::read_dir(layout.trash())? {
-        let path = entry?.path();
-        let removed = fs::remove_dir_all(&path);
-        if removed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-            permit(&path)?;
-            fs::remove_dir_all(&path)?;
-        }
+        failed = remove(&entry?.path()).err().or(failed);
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
+}
+
+/// Removes a folder. What actions left there may have forbidden its own removal.
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            permit(folder)?;
+            fs::remove_dir_all(folder)
+        }
+        removed => removed,
+    }
 }
 
 fn permit(folder: &Path) -> io::Result<()> {

@@ -192,6 +192,16 @@ async fn a_folder_of_another_version_or_program_is_refused() {
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "something was left there");
 }
 
+#[tokio::test]
+async fn a_first_start_that_broke_off_is_no_other_program() {
+    let dir = TempDir::new().unwrap();
+    for name in ["LOCK", "VERSION.new"] {
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    Store::open(dir.path(), 1 << 30).close().await;
+    assert!(dir.path().join("VERSION").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn scratch_is_empty_at_start_whatever_was_left_there() {
     let dir = TempDir::new().unwrap();
@@ -204,6 +214,19 @@ async fn scratch_is_empty_at_start_whatever_was_left_there() {
     let store = Store::open(dir.path(), 1 << 30);
     assert_eq!(fs::read_dir(store.disk.scratch()).unwrap().count(), 0);
     until(|| fs::read_dir(store.disk.layout.trash()).unwrap().count() == 0).await;
+}
+
+#[test]
+fn what_stays_in_the_trash_stays_alone() {
+    let dir = TempDir::new().unwrap();
+    let layout = Layout::new(dir.path().to_owned());
+    for name in 0..20 {
+        fs::create_dir_all(layout.trash().join(name.to_string()).join("exec")).unwrap();
+    }
+    // No folder, which is never put there.
+    fs::write(layout.trash().join("file"), "").unwrap();
+    assert!(state::empty_trash(&layout).is_err());
+    assert_eq!(fs::read_dir(layout.trash()).unwrap().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,4 +328,18 @@ async fn a_large_blob_is_given_as_the_file_that_it_is() {
     assert_eq!(*file.path, store.path(Kind::Blob, digest));
     assert_eq!(file.range, 5..15);
     assert_eq!(file.path.metadata().unwrap().permissions().mode() & 0o7777, 0o444);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_foreign_name_keeps_nothing_else_from_being_found() {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(dir.path(), 1 << 30);
+    let there = store.put(100).await;
+    let folder = store.path(Kind::Blob, there).parent().unwrap().parent().unwrap().to_owned();
+    fs::write(folder.join("notes"), "").unwrap();
+    store.kill().await;
+    let store = Store::open(dir.path(), 1 << 30);
+    store.until_complete().await;
+    assert_eq!(store.disk.stats().blobs, 1);
+    assert!(store.is_there(there).await);
 }
