@@ -8,7 +8,7 @@ use std::{
 };
 
 use bbb_digest::{Digest, Hasher};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, stream, stream::BoxStream};
 
 use crate::{Encoding, Error, HashedFile, Result, Source, SourceContent, zstd};
@@ -22,6 +22,10 @@ use super::{
 
 /// How much of a stream is gathered before it is written; a stream that ends before is written at once.
 const FLUSH_BYTES: u64 = 1 << 20;
+
+/// Pieces smaller than this, in bytes, are put together: each may hold far more memory than it has bytes, such as
+/// the buffer that it was decoded into, and a client may send as small ones as it likes.
+const SMALL_PIECE_BYTES: usize = 16 << 10;
 
 /// How often a write is tried on a file system that is full.
 const ATTEMPTS: usize = 2;
@@ -177,25 +181,21 @@ impl Disk {
         mut stream: BoxStream<'static, Result<Bytes, Feed>>,
     ) -> Result<()> {
         let digest = key.digest;
-        let mut upload = None;
-        let (mut pieces, mut gathered, mut came) = (Vec::new(), 0, 0);
+        let (mut upload, mut came) = (None, 0);
+        let mut gathered = Gathered::default();
         while let Some(piece) = stream.next().await {
             let piece = piece.map_err(|feed| feed.into_error(digest))?;
             came += piece.len() as u64;
-            gathered += piece.len() as u64;
             if came > digest.size_bytes() {
                 let found = format!("more than {} bytes", digest.size_bytes());
                 return Err(Error::Mismatch { expected: digest, found });
             }
-            if !piece.is_empty() {
-                pieces.push(piece);
-            }
-            if gathered >= FLUSH_BYTES {
-                gathered = 0;
-                let pieces = std::mem::take(&mut pieces);
-                upload = Some(self.append(key, upload, pieces).await?);
+            gathered.push(piece);
+            if gathered.len_bytes >= FLUSH_BYTES {
+                upload = Some(self.append(key, upload, gathered.take()).await?);
             }
         }
+        let pieces = gathered.take();
         let Some(mut upload) = upload else { return self.store_bytes(key, pieces).await };
         if !pieces.is_empty() {
             upload = self.append(key, Some(upload), pieces).await?;
@@ -331,6 +331,40 @@ impl Disk {
     }
 }
 
+/// What came of a stream and is not written yet.
+#[derive(Default)]
+struct Gathered {
+    pieces: Vec<Bytes>,
+    /// Small pieces that came one after the other.
+    small: BytesMut,
+    len_bytes: u64,
+}
+
+impl Gathered {
+    fn push(&mut self, piece: Bytes) {
+        self.len_bytes += piece.len() as u64;
+        if piece.len() < SMALL_PIECE_BYTES {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.put_together();
+            self.pieces.push(piece);
+        }
+    }
+
+    /// All that was gathered, in order; none of it is empty.
+    fn take(&mut self) -> Vec<Bytes> {
+        self.put_together();
+        self.len_bytes = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    fn put_together(&mut self) {
+        if !self.small.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.small).freeze());
+        }
+    }
+}
+
 /// A blob that is too large to be gathered in memory, on its way into a temporary file.
 pub(super) struct Upload {
     file: fs::File,
@@ -386,5 +420,24 @@ fn check_hash(digest: Digest, pieces: &[Bytes]) -> Result<()> {
     match found == digest {
         true => Ok(()),
         false => Err(Error::Mismatch { expected: digest, found: found.to_string() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_stay_in_order_and_small_ones_are_few() {
+        let bytes: Bytes = (0..200_000_u32).map(|number| (number % 251) as u8).collect();
+        let mut gathered = Gathered::default();
+        let small = (0..100_000).map(|at| bytes.slice(at..at + 1));
+        let large = [bytes.slice(100_000..150_000), Bytes::new(), bytes.slice(150_000..199_999)];
+        small.chain(large).chain([bytes.slice(199_999..)]).for_each(|piece| gathered.push(piece));
+        assert_eq!(gathered.len_bytes, 200_000);
+        let pieces = gathered.take();
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [100_000, 50_000, 49_999, 1]);
+        assert_eq!(pieces.concat(), bytes);
+        assert!(gathered.take().is_empty() && gathered.len_bytes == 0);
     }
 }
