@@ -5,7 +5,7 @@
 //! it can be read elsewhere.
 //!
 //! Promises: entries are written one after the other, a log's bytes in their order; no more than an entry is in memory to
-//! be written, and two for each who reads; what a journal holds has bounds with names.
+//! be written, and one for each who reads; what a journal holds has bounds with names.
 //!
 //! The seam is [`JournalStore`]: a bucket, or a folder where there is none.
 

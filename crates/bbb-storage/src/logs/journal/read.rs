@@ -18,9 +18,6 @@ use crate::{
 /// entries. S3 answers nobody whose clock differs by more.
 const MAX_CLOCK_DIFFERENCE: u32 = 15 * 60;
 
-/// How many entries one reader has in memory.
-const READ_AHEAD: usize = 2;
-
 /// How many entries are read at a time, by all readers together.
 const MAX_READING: usize = 8;
 
@@ -53,7 +50,8 @@ impl Reading {
         names.retain(|name| name.filter.may_have(log.id));
         let (reading, log) = (Arc::clone(self), log.clone());
         let fetch = move |name| Arc::clone(&reading).fetch(name, log.clone());
-        let mut found = stream::iter(names).map(fetch).buffered(READ_AHEAD).boxed();
+        // One after the other: what is read ahead would keep its turn for as long as this reader reads nothing.
+        let mut found = stream::iter(names).then(fetch).boxed();
         let first = loop {
             match found.try_next().await? {
                 Some(Some(first)) => break first,

@@ -2,6 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use bbb_lifecycle::TaskGroup;
 use bbb_reapi::Channel;
+use futures::StreamExt as _;
 use object_store::memory::InMemory;
 
 use super::*;
@@ -137,4 +138,34 @@ fn entries_are_read_as_they_are_written_and_not_when_damaged() {
         assert!(decode(&name, &damaged).is_err(), "{at}");
         assert!(decode(&name, &bytes[..at]).is_err(), "{at}");
     }
+}
+
+#[tokio::test]
+async fn who_reads_slowly_holds_nobody_up() {
+    const READERS: usize = 20;
+    let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskGroup::new("test"));
+    let disk = DiskSettings::new(folder.path().join("store"), 1 << 20);
+    let disk = Disk::open(disk, &tasks).unwrap();
+    let journals =
+        JournalFolder::start(folder.path().join("journal"), disk.lodging(), &tasks).unwrap();
+    let log = bbb_reapi::LogResource { instance: "".parse().unwrap(), id: log(9) };
+    for at in 0..3 {
+        let name = entry(7, 1000 + at, 9);
+        let bytes = Bytes::from_static(b"abc");
+        let part = entry::Part { log: log.clone(), offset: 3 * at, bytes };
+        journals.write(&name, entry::encode(&name, &[part]).unwrap()).await.unwrap();
+    }
+    let journal = Journal::new(LogHost(7), journals);
+    let reading = async {
+        let mut slow = Vec::new();
+        for _ in 0..READERS {
+            let mut reader = journal.read(&log, 0).await.unwrap();
+            assert_eq!(reader.next().await.unwrap().unwrap(), "abc");
+            slow.push(reader);
+        }
+        for mut reader in slow {
+            assert_eq!(reader.next().await.unwrap().unwrap(), "abc");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("each has its turn");
 }
