@@ -57,6 +57,7 @@ pub struct LocalLogs {
     pub(super) instances: Arc<Instances>,
     pub(super) pages: Pages,
     pub(super) lodging: Arc<dyn Lodging>,
+    pub(super) written: Arc<Totals>,
     journal: Arc<Journal>,
     leaving: Stop,
     table: Mutex<Table>,
@@ -65,7 +66,6 @@ pub struct LocalLogs {
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) growing: HashMap<LogResource, Arc<Growing>>,
-    pub(super) written: Totals,
     pub(super) ended: HashMap<LogResource, Digest>,
     /// Those that have ended, the one that ended first in front.
     order: VecDeque<LogResource>,
@@ -94,9 +94,10 @@ impl LocalLogs {
         let LogStores { pages, journals, lodging } = stores;
         let pages = Pages::new(pages);
         let journal = Arc::new(Journal::new(host, journals));
-        let table = Mutex::default();
+        let (written, table) = (Arc::default(), Mutex::default());
         let logs =
-            Arc::new(Self { host, folder, instances, pages, lodging, journal, leaving, table });
+            Self { host, folder, instances, pages, lodging, written, journal, leaving, table };
+        let logs = Arc::new(logs);
         tasks.spawn("logs", Arc::clone(&logs).write_down(tasks.stop()));
         tasks.spawn("journal", Arc::clone(&logs).keep_journal(tasks.stop()));
         Ok(logs)
@@ -168,13 +169,13 @@ impl LocalLogs {
         if !(is_named && self.pages.note(log, digest)) {
             self.journal.forget([log]);
         }
-        self.table().forget(log, growing);
+        self.table().growing.remove(log);
     }
 
-    fn cut(&self, log: &LogResource, growing: &Growing) {
+    pub(super) fn cut(&self, log: &LogResource, growing: &Growing) {
         let len = fs::symlink_metadata(&growing.path).map_or(0, |metadata| metadata.len());
         growing.growth.send_replace(Growth::Cut(len));
-        self.table().forget(log, growing);
+        self.table().growing.remove(log);
         // As of an action whose output was never stored, nothing is left of it.
         self.journal.forget([log]);
     }
@@ -185,7 +186,7 @@ impl LocalLogs {
         ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         // What is being written down is never interrupted.
         while stop.until_requested(ticks.tick()).await.is_some() {
-            for (log, growing) in self.idle() {
+            for (log, growing) in self.left() {
                 if let Err(error) = self.finish(&log, &growing).await {
                     tracing::warn!(%log, %error, "cannot store a log that nobody writes any more");
                 }
@@ -227,8 +228,8 @@ impl LocalLogs {
         self.written_if(|_| true)
     }
 
-    fn idle(&self) -> Vec<(LogResource, Arc<Growing>)> {
-        self.written_if(Writer::is_idle)
+    pub(super) fn left(&self) -> Vec<(LogResource, Arc<Growing>)> {
+        self.written_if(Writer::is_left)
     }
 
     fn written_if(&self, condition: impl Fn(&Writer) -> bool) -> Vec<(LogResource, Arc<Growing>)> {
@@ -253,15 +254,6 @@ impl Table {
         }
         self.order.push_back(log.clone());
         self.ended.insert(log.clone(), digest);
-    }
-
-    /// A log grows no more.
-    fn forget(&mut self, log: &LogResource, growing: &Growing) {
-        if self.growing.remove(log).is_some()
-            && let Some(writer) = &growing.writer
-        {
-            self.written.forget(writer);
-        }
     }
 }
 

@@ -77,7 +77,10 @@ impl Tail {
                 return Ok(Some(piece));
             }
             match growth {
-                Growth::Ended(len) if self.offset >= len => return Ok(None),
+                Growth::Ended(len) if self.offset == len => return Ok(None),
+                Growth::Ended(len) if self.offset > len => {
+                    return Err(LogError::OutOfRange { offset: self.offset, len });
+                }
                 Growth::Ended(_) | Growth::Cut(_) => return Err(LogError::Cut),
                 Growth::Growing if self.stop.as_ref().is_some_and(Stop::is_requested) => {
                     return Err(LogError::Leaving);

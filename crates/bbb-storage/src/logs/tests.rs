@@ -1,5 +1,11 @@
-use std::sync::Arc;
-use std::{collections::HashMap, io::Write as _, sync::Mutex};
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bbb_digest::{Digest, Function};
 use bbb_lifecycle::TaskGroup;
@@ -7,8 +13,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::*;
 use crate::{
-    ActionCache, ActionResult, CasExt as _, Complete, Disk, DiskSettings, HashedFile, Instances,
-    Result as Stored, Stores, TreeCache, Trees,
+    ActionCache, ActionResult, Blob, Cas, CasExt as _, Complete, Disk, DiskSettings, HashedFile,
+    Instances, Result as Stored, Source, SourceContent, Stores, TreeCache, Trees, Wanted,
 };
 
 #[derive(Debug, Default)]
@@ -43,6 +49,11 @@ struct Rig {
 
 impl Rig {
     fn start() -> Self {
+        Self::start_over(|cas| cas)
+    }
+
+    /// One whose blobs go through something.
+    fn start_over(wrap: fn(Arc<dyn Cas>) -> Arc<dyn Cas>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let group = TaskGroup::new("logs");
         let disk =
@@ -50,7 +61,7 @@ impl Rig {
         let cache = Arc::new(TreeCache::new(1 << 20));
         let (near, disk) = (Arc::clone(&disk), disk);
         let instances = Arc::new(Instances::new(move |name| {
-            let cas = near.cas(name);
+            let cas = wrap(near.cas(name));
             let trees = Arc::new(Trees::new(name.clone(), Arc::clone(&cas), Arc::clone(&cache)));
             let complete =
                 Complete::new(near.action_cache(name), Arc::clone(&cas), Arc::clone(&trees));
@@ -112,6 +123,7 @@ async fn an_action_is_followed_to_its_end_and_found_afterwards_through_another_n
     file.write_all(b"one ").unwrap();
     let mut reader = rig.logs().read(&name, 0).await.unwrap();
     let late = rig.logs().read(&name, 4).await.unwrap();
+    let beyond = rig.logs().read(&name, 8).await.unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap(), "one ");
     file.write_all(b"two").unwrap();
     assert_eq!(reader.next().await.unwrap().unwrap(), "two");
@@ -126,6 +138,8 @@ async fn an_action_is_followed_to_its_end_and_found_afterwards_through_another_n
     assert_eq!(all(late).await.unwrap(), b"two");
     assert_eq!(all(rig.logs().read(&name, 4).await.unwrap()).await.unwrap(), b"two");
     let error = rig.logs().read(&name, 8).await.err().unwrap();
+    assert!(matches!(error, LogError::OutOfRange { offset: 8, len: 7 }), "{error}");
+    let error = all(beyond).await.unwrap_err();
     assert!(matches!(error, LogError::OutOfRange { offset: 8, len: 7 }), "{error}");
     let empty = log(rig.logs().host(), 7 << 90, bbb_reapi::Channel::Stderr);
     assert_eq!(all(rig.logs().read(&empty, 0).await.unwrap()).await.unwrap(), b"");
@@ -161,8 +175,6 @@ async fn a_client_writes_resumes_and_ends_a_log_that_many_read() {
         .into_iter()
         .map(|reader| all(reader.unwrap()))
         .collect();
-    let piece =
-        |offset, data: &'static str, is_last| LogPiece { offset, data: data.into(), is_last };
     let forged = LogWriteResource { log: name.log.clone(), token: name.token ^ 1 };
     let error = rig.logs().append(&forged, piece(0, "x", false)).await.unwrap_err();
     assert!(matches!(error, LogError::Unknown));
@@ -183,6 +195,99 @@ async fn a_client_writes_resumes_and_ends_a_log_that_many_read() {
     let digest = Digest::of(Function::Sha256, b"one two");
     let cas = rig.instances.get(&InstanceName::default()).cas;
     assert_eq!(cas.get_bytes(digest, 100).await.unwrap(), "one two");
+}
+
+fn piece(offset: u64, data: &'static str, is_last: bool) -> LogPiece {
+    LogPiece { offset, data: data.into(), is_last }
+}
+
+/// A client that hangs up in the middle leaves nothing that counts.
+#[tokio::test]
+async fn what_clients_give_up_counts_no_more() {
+    let rig = Rig::start();
+    let logs = rig.logs();
+    let instance = InstanceName::default();
+    let mut creating = logs.create(&instance);
+    assert!(futures::poll!(&mut creating).is_pending());
+    drop(creating);
+    until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
+
+    let log = logs.create(&InstanceName::default()).await.unwrap();
+    let mut appending = logs.append(&log, piece(5, "not here", false));
+    assert!(futures::poll!(&mut appending).is_pending());
+    drop(appending);
+    until(|| logs.written.taken() == (1, 0)).await;
+    logs.append(&log, piece(0, "here", false)).await.unwrap();
+    assert_eq!(logs.written.taken(), (1, 4));
+    logs.append(&log, piece(4, "", true)).await.unwrap();
+    until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
+}
+
+/// A store of two tiers, of which the second one fails until it is mended, when the first has made a file its own.
+#[derive(Debug)]
+struct Halfway(Arc<dyn Cas>);
+
+static IS_MENDED: AtomicBool = AtomicBool::new(false);
+
+impl fmt::Display for Halfway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("halfway")
+    }
+}
+
+#[async_trait]
+impl Cas for Halfway {
+    async fn get(&self, digest: Digest, wanted: Wanted) -> Stored<Blob> {
+        self.0.get(digest, wanted).await
+    }
+
+    async fn put(&self, digest: Digest, source: Source) -> Stored<()> {
+        let fault = || Error::unavailable("writing far", std::io::ErrorKind::NotFound.into());
+        if let SourceContent::File(file) = &source.content
+            && !file.path().exists()
+        {
+            return Err(fault());
+        }
+        self.0.put(digest, source).await?;
+        match IS_MENDED.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err(fault()),
+        }
+    }
+
+    async fn find_missing(&self, digests: &[Digest]) -> Stored<Vec<Digest>> {
+        self.0.find_missing(digests).await
+    }
+}
+
+#[tokio::test]
+async fn a_log_ends_although_its_store_failed_halfway() {
+    let rig = Rig::start_over(|cas| Arc::new(Halfway(cas)));
+    let logs = rig.logs();
+    let log = logs.create(&InstanceName::default()).await.unwrap();
+    let failed = logs.append(&log, piece(0, "all of it", true)).await;
+    assert!(matches!(failed, Err(LogError::Storage(_))), "{failed:?}");
+    assert_eq!(logs.written.taken(), (1, 9));
+    IS_MENDED.store(true, Ordering::Relaxed);
+    for (log, growing) in logs.left() {
+        logs.finish(&log, &growing).await.unwrap();
+    }
+    until(|| logs.written.taken() == (0, 0)).await;
+    assert_eq!(all(logs.read(&log.log, 0).await.unwrap()).await.unwrap(), b"all of it");
+    assert!(logs.written(&log).await.unwrap().has_ended);
+}
+
+fn files(folder: &std::path::Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
