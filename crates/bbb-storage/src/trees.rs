@@ -20,11 +20,12 @@ use bbb_reapi::{Invalid, Tree, digest, proto::reapi::ActionResult};
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::{Cas, CasExt as _, Error, Result};
+use crate::{Cas, CasExt as _, Error, Result, blocking::blocking};
 use alive::Alive;
 use memory::{Taken, TreeMemory, Turn};
 pub use presence::Found;
 use presence::Sightings;
+use reading::SHORT_BYTES;
 pub use subtree::{Subtree, Totals};
 pub use walk::Walk;
 
@@ -179,10 +180,16 @@ impl Trees {
         };
         let taken = self.in_turn(grow).await?;
         let bytes = self.message(digest).await?;
-        let tree = Tree::decode(digest.function(), &bytes)
-            .map_err(|invalid| TreeError::invalid(digest, invalid))?;
-        let files: HashSet<Digest> = tree.files().collect();
-        let files: Arc<[Digest]> = files.into_iter().collect();
+        let list = move || {
+            let tree = Tree::decode(digest.function(), &bytes)?;
+            let files: HashSet<Digest> = tree.files().collect();
+            Ok(files.into_iter().collect::<Arc<[Digest]>>())
+        };
+        let files = match digest.size_bytes() <= SHORT_BYTES {
+            true => list(),
+            false => blocking("parsing a tree", move || Ok(list())).await?,
+        };
+        let files = files.map_err(|invalid| TreeError::invalid(digest, invalid))?;
         self.cache.tree_files.insert(key, Arc::clone(&files));
         drop(taken);
         Ok(files)

@@ -37,7 +37,7 @@ const FEW_DIRECTORIES: usize = 200;
 const FEW_NODES: usize = 10_000;
 
 /// A message of more bytes is parsed and measured elsewhere, for the same reason.
-const SHORT_BYTES: u64 = 64 << 10;
+pub(super) const SHORT_BYTES: u64 = 64 << 10;
 
 /// What was found of a tree.
 #[derive(Debug, Default)]
