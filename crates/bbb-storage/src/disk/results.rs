@@ -82,10 +82,10 @@ impl ActionCache for Results {
         let key = self.0.key_to_write(Kind::Result, action);
         let result = Arc::new(result);
         let bytes: Arc<[u8]> = encode(self.0.segment(), action, &result).into();
+        let _turn = disk.turn_to_write().await?;
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let _turn = disk.turn_to_write().await?;
             let reservation = disk.reserve_file(bytes.len() as u64).await?;
             let (disk, bytes, result) = (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
             let written = blocking("writing a result", move || {

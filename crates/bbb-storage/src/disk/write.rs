@@ -27,8 +27,8 @@ const FLUSH_BYTES: u64 = 1 << 20;
 /// the buffer that it was decoded into, and a client may send as small ones as it likes.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
 
-/// How often a write is tried on a file system that is full.
-const ATTEMPTS: usize = 2;
+/// How often a write is tried on a file system that is full: what was freed for one, another may take before it.
+const ATTEMPTS: usize = 8;
 
 /// What a source's stream can end in.
 enum Feed {
@@ -94,10 +94,11 @@ impl Disk {
         check: fn(Digest, &[Bytes]) -> Result<()>,
     ) -> Result<()> {
         let digest = key.digest;
+        // Kept until all is done: those behind would take what is freed for this one.
+        let _turn = self.turn_to_write().await?;
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let _turn = self.turn_to_write().await?;
             let reservation = self.reserve_file(digest.size_bytes()).await?;
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
             let written = blocking("writing a blob", move || {

@@ -30,16 +30,33 @@ async fn child_on_a_small_file_system() {
     }
     assert!(store.disk.stats().evictions > 0);
     assert!(!store.is_there(digests[0]).await);
+    // What one frees another may take before it: nobody is told that there is no room for that.
+    let writers = (0..8).map(|number| {
+        let store = &store;
+        async move {
+            for _ in 0..15 {
+                try_put(store, 20_000 + number * 60_000).await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
     // Someone else takes what is left, and what is stored is in use.
-    let last = *digests.last().unwrap();
+    let last = store.put(2 << 20).await;
     let in_use = store.cas().get(last, Wanted::ALL).await.unwrap();
     let foreign = dir.join("foreign");
-    for _ in 0..100 {
+    let fill = || {
         let mut file = fs::File::options().create(true).append(true).open(&foreign).unwrap();
         while io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    };
+    for _ in 0..20 {
+        fill();
         let put = try_put(&store, 3 << 20).await;
         assert!(matches!(put, Err(Error::Full { .. })) || store.disk.stats().blobs > 1, "{put:?}");
     }
+    while let Some(victims) = store.disk.take_victims(0) {
+        store.disk.remove_victims(victims);
+    }
+    fill();
     let put = try_put(&store, 3 << 20).await;
     assert!(matches!(put, Err(Error::Full { .. })), "{put:?}");
     assert_eq!(conformance::read_all(in_use).await.unwrap().len(), 2 << 20);
