@@ -282,8 +282,7 @@ mod tests {
 
     #[test]
     fn a_result_that_no_message_holds_is_refused() {
-        let with =
-            |bytes| reapi::ActionResult { stdout_raw: vec![0; bytes].into(), ..Default::default() };
+        let with = |bytes| reapi::ActionResult { stdout_raw: vec![0; bytes], ..Default::default() };
         assert_eq!(refused_if_too_large(&with(MAX_RESULT_BYTES - 10)), None);
         let Some(Outcome::Decided(response)) = refused_if_too_large(&with(MAX_RESULT_BYTES)) else {
             panic!("it is taken");
