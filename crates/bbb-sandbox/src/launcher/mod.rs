@@ -307,7 +307,12 @@ impl Launcher<'_> {
                 let point = order.mount_point;
                 self.running.insert(pid, Running { id, group, point });
             }
-            Err(fault) => self.refuse(id, &fault),
+            Err(fault) => {
+                if let (Some(groups), Some(group)) = (&mut self.groups, group) {
+                    groups.put(group);
+                }
+                self.refuse(id, &fault);
+            }
         }
     }
 
@@ -317,8 +322,13 @@ impl Launcher<'_> {
             return Ok(None);
         };
         let mut group = groups.take()?;
-        group.limit(&order.limits)?;
-        Ok(Some(group))
+        match group.limit(&order.limits) {
+            Ok(()) => Ok(Some(group)),
+            Err(fault) => {
+                groups.put(group);
+                Err(fault)
+            }
+        }
     }
 
     fn refuse(&self, id: u64, fault: &Fault) {
