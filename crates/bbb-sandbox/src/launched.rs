@@ -181,6 +181,14 @@ impl Launched {
 impl Sandbox for Launched {
     async fn run(&self, mut request: Request) -> Result<Exit, Error> {
         validate(&request, self.probe.mode, &self.config.folders)?;
+        if self.settings.namespaces
+            && is_covered(&request.mount_point, &self.settings.system_folders)
+        {
+            let point = request.mount_point.display();
+            let reason =
+                format!("exec root cannot be at {point}: the system's own folders are read-only");
+            return Err(Error::Invalid(reason));
+        }
         let hold = request.hold.take();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let frame = Call::Run(Box::new(order(id, request)))
@@ -291,6 +299,13 @@ fn validate(request: &Request, mode: Mode, folders: &[PathBuf]) -> Result<(), Er
         }
     }
     Ok(())
+}
+
+/// Whether `point` would have to be made in a folder that actions see as the host has it.
+fn is_covered(point: &Path, system_folders: &[PathBuf]) -> bool {
+    let mut folders = system_folders.iter().filter(|folder| point.starts_with(folder));
+    folders.any(|folder| fs::symlink_metadata(folder).is_ok())
+        && !fs::metadata(point).is_ok_and(|found| found.is_dir())
 }
 
 /// Whether a path has only names, after a slash or not.

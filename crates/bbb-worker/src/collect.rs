@@ -26,6 +26,12 @@ use crate::{error::Error, fetch::Lease, inputs::Node};
 /// How many nodes the outputs of one action may have.
 const MAX_NODES: usize = 1 << 20;
 
+/// How many bytes all names, paths and targets of them may have together: they are kept until the result is made.
+const MAX_TEXT_BYTES: usize = 128 << 20;
+
+/// How many notes are kept; an action can leave any number of sockets.
+const MAX_NOTES: usize = 20;
+
 /// How many folders an output may be nested in.
 const MAX_DEPTH: usize = 512;
 
@@ -50,9 +56,12 @@ pub(crate) struct Survey {
     pub(crate) files: Vec<OutputFile>,
     /// What was left out, for people.
     pub(crate) notes: Vec<String>,
+    /// How much more was left out.
+    pub(crate) further_notes: usize,
     /// Why the outputs cannot be what the client wants.
     pub(crate) problem: Option<String>,
     nodes: usize,
+    text_bytes: usize,
 }
 
 /// As what an output was declared.
@@ -152,12 +161,14 @@ impl Survey {
                 self.object(format!("an output has a path of over {MAX_PATH_LEN} bytes"));
                 Ok(None)
             }
+            Kind::File if !self.keeps(entry.origin.path().as_os_str()) => Ok(None),
             Kind::File => {
                 self.files.push(output_file(scene, entry));
                 let index = self.files.len() - 1;
                 let is_executable = entry.mode & 0o111 != 0;
                 Ok(Some(Found::File { index, is_executable, properties }))
             }
+            Kind::Link(target) if !self.keeps(target) => Ok(None),
             Kind::Link(target) => match target.to_str() {
                 Some(target) => Ok(Some(Found::Symlink { target: target.to_owned(), properties })),
                 None => {
@@ -171,7 +182,10 @@ impl Survey {
             }
             Kind::Special => {
                 let what = "is a socket, FIFO or device and was left out";
-                self.notes.push(format!("output {} {what}", at.display()));
+                match self.notes.len() < MAX_NOTES {
+                    true => self.notes.push(format!("output {} {what}", at.display())),
+                    false => self.further_notes += 1,
+                }
                 Ok(None)
             }
         }
@@ -190,7 +204,9 @@ impl Survey {
                 self.object(format!("the name of output {} is not UTF-8", at.display()));
                 continue;
             };
-            if let Some(found) = self.node(scene, &at, &entry, depth + 1)? {
+            if let Some(found) = self.node(scene, &at, &entry, depth + 1)?
+                && self.keeps(name.as_str().as_ref())
+            {
                 entries.push((name, found));
             }
             if self.nodes > MAX_NODES {
@@ -198,6 +214,18 @@ impl Survey {
             }
         }
         Ok(entries)
+    }
+
+    /// Counts what is about to be kept; whether it may be.
+    fn keeps(&mut self, text: &OsStr) -> bool {
+        self.text_bytes = self.text_bytes.saturating_add(text.len());
+        let keeps = self.text_bytes <= MAX_TEXT_BYTES;
+        if !keeps {
+            self.object(format!(
+                "names, paths and targets of outputs have more than {MAX_TEXT_BYTES} bytes"
+            ));
+        }
+        keeps
     }
 
     /// Keeps the first thing that is wrong.
@@ -259,5 +287,20 @@ fn unchanged(scene: &Scene<'_>, origin: &Origin) -> Option<Digest> {
     match scene.lease.inputs.at(&inside) {
         Some(Node::File(file)) => Some(file.digest),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_outputs_is_bounded() {
+        let mut survey = Survey::default();
+        let half = "x".repeat(MAX_TEXT_BYTES / 2);
+        assert!(survey.keeps(half.as_ref()) && survey.keeps(half.as_ref()));
+        assert_eq!(survey.problem, None);
+        assert!(!survey.keeps("x".as_ref()) && !survey.keeps(half.as_ref()));
+        assert!(survey.problem.unwrap().contains("targets"));
     }
 }

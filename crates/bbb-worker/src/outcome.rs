@@ -80,6 +80,9 @@ impl Ran {
 
         let metadata = metadata(&ran, settings, clock, times, uploads_from);
         result.execution_metadata = Some(metadata);
+        if let Some(refused) = refused_if_too_large(&result) {
+            return Ok(refused);
+        }
         let status = ran.status(&survey);
         if status.code == Code::Ok as i32 && result.exit_code == 0 && !lease.action.do_not_cache {
             cache(&ran, &result).await?;
@@ -88,7 +91,7 @@ impl Ran {
             true => ran.keep_told(kept_roots).await?,
             false => None,
         };
-        let message = ran.message(survey.notes, kept);
+        let message = ran.message(survey, kept);
         let response = reapi::ExecuteResponse {
             result: Some(result),
             status: Some(status),
@@ -157,13 +160,10 @@ impl Ran {
     }
 
     /// What helps people, a sentence a line.
-    fn message(&self, mut notes: Vec<String>, kept: Option<PathBuf>) -> String {
-        /// How many notes are given; an action can leave any number of sockets.
-        const MAX_NOTES: usize = 20;
-        if notes.len() > MAX_NOTES {
-            let more = notes.len() - MAX_NOTES;
-            notes.truncate(MAX_NOTES);
-            notes.push(format!("and {more} more"));
+    fn message(&self, survey: Survey, kept: Option<PathBuf>) -> String {
+        let mut notes = survey.notes;
+        if survey.further_notes > 0 {
+            notes.push(format!("and {} more", survey.further_notes));
         }
         if self.exit.out_of_memory {
             notes.push("the memory limit killed a process of the action".into());
@@ -175,6 +175,25 @@ impl Ran {
         notes.extend(kept.map(|path| format!("exec root kept at {}", path.display())));
         notes.join("\n")
     }
+}
+
+/// The largest result that is told of, in bytes: what nodes take from each other in one message, and some room for what goes with it. One
+/// that is larger would end every connection that it came to.
+const MAX_RESULT_BYTES: usize = 15 << 20;
+
+/// How the action ends if nobody could be told its result.
+fn refused_if_too_large(result: &reapi::ActionResult) -> Option<Outcome> {
+    let bytes = result.encoded_len();
+    if bytes <= MAX_RESULT_BYTES {
+        return None;
+    }
+    let what = format!(
+        "the result has {bytes} bytes, more than the {MAX_RESULT_BYTES} that can be told of: \
+         declare directories in place of what is in them"
+    );
+    let status = Some(status::plain(Code::FailedPrecondition, what));
+    let response = reapi::ExecuteResponse { status, ..reapi::ExecuteResponse::default() };
+    Some(Outcome::Decided(response.encode_to_vec().into()))
 }
 
 /// How much of what an action printed is told when it wrote too much, of each stream, in bytes.
@@ -254,5 +273,22 @@ impl Keep {
             Self::Failed => !ended_well,
             Self::All => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_no_message_holds_is_refused() {
+        let with = |bytes| reapi::ActionResult { stdout_raw: vec![0; bytes], ..Default::default() };
+        assert_eq!(refused_if_too_large(&with(MAX_RESULT_BYTES - 10)), None);
+        let Some(Outcome::Decided(response)) = refused_if_too_large(&with(MAX_RESULT_BYTES)) else {
+            panic!("it is taken");
+        };
+        let response = reapi::ExecuteResponse::decode(response).unwrap();
+        assert_eq!(response.status.unwrap().code, Code::FailedPrecondition as i32);
+        assert_eq!(response.result, None);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bbb_reapi::{Invalid, Properties};
+use bbb_reapi::{Invalid, OutputPath, Properties};
 use bbb_sandbox::{
     DEFAULT_MOUNT_POINT, Enforced, Enforcement, Exit, Limits, Mode, Request, Sandbox, Status, Usage,
 };
@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::{
     cleanup::SharedFolder,
     error::Error,
+    inputs::{InputTree, Node},
     renewal::Part,
     scratch::{Excess, Watch, Watched},
     stage::Prepared,
@@ -61,6 +62,9 @@ impl Prepared {
     ) -> Result<Ran, Error> {
         let probe = sandbox.probe();
         let mount_point = mount_point(&self.lease.platform, walls.input_root, probe.mode)?;
+        if mount_point == Path::new("/") {
+            check_whole_root(&self.lease.inputs)?;
+        }
         let limits = bounded(walls.limits, self.lease.task.submission.demand, probe.limits);
         let (alive, gone) = oneshot::channel();
         let request = self.request(walls.network, limits, mount_point.clone(), alive);
@@ -216,4 +220,16 @@ fn mount_point(
         ))),
         Some(path) => Ok(path.into()),
     }
+}
+
+/// Refuses a whole root in which the sandbox's own folders have no place: it follows no link that came with the inputs.
+fn check_whole_root(inputs: &InputTree) -> Result<(), Invalid> {
+    for name in ["proc", "dev", "tmp"] {
+        if let Some(Node::File(_) | Node::Symlink) = inputs.at(&OutputPath::new(name)?) {
+            let what =
+                format!("with {INPUT_ROOT}=/ its {name} must be a directory, or not be there");
+            return Err(Invalid::new("action.input_root_digest", what));
+        }
+    }
+    Ok(())
 }

@@ -3,11 +3,19 @@
 use bbb_reapi::{Invalid, Properties};
 use bbb_scheduler::steering::{AUTO, PLAIN, STAGING};
 
-/// Refuses values that no worker would know what to do with.
+/// How large all names and values may be together, in bytes: every node that hears of the action keeps them as long as it runs.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Refuses values that no worker would know what to do with, and more than any could offer.
 ///
 /// # Errors
 /// If there is one; it names the property.
 pub(super) fn check(properties: &Properties) -> Result<(), Invalid> {
+    let bytes: usize = properties.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > MAX_BYTES {
+        let what = format!("all names and values have {bytes} bytes, more than {MAX_BYTES}");
+        return Err(Invalid::new("platform.properties", what));
+    }
     match properties.get(STAGING) {
         None | Some(AUTO | PLAIN) => Ok(()),
         Some(text) => {
@@ -20,6 +28,13 @@ pub(super) fn check(properties: &Properties) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn properties_are_no_place_for_data() {
+        let of = |bytes| check(&[("a".to_owned(), "x".repeat(bytes))].into_iter().collect());
+        assert!(of(MAX_BYTES - 1).is_ok());
+        assert!(of(MAX_BYTES).unwrap_err().to_string().contains("platform.properties"));
+    }
 
     #[test]
     fn staging_has_two_values() {

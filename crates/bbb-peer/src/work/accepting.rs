@@ -354,6 +354,11 @@ impl Accepting {
                         let _ = seeker.send(Ok(None));
                     }
                 }
+                Effect::GiveUp(id) => {
+                    for seeker in self.seekers.remove(&id).unwrap_or_default() {
+                        let _ = seeker.send(Err(DispatchError::Stopped));
+                    }
+                }
                 Effect::Ask(id) => self.to_ask.push_back(id),
             }
         }

@@ -1,7 +1,7 @@
 //! Words on their way over the wire: as many in one message as there are just then, within a bound.
 
 use bbb_lifecycle::Stop;
-use bbb_scheduler::{End, FromWorker, OperationState, Stage, ToWorker};
+use bbb_scheduler::{End, Failure, FromWorker, OperationState, Stage, Submission, ToWorker};
 use futures::{Stream, stream};
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -97,12 +97,26 @@ fn all<T: Read<M>, M>(messages: Vec<M>) -> Result<Vec<T>, Garbled> {
     messages.into_iter().map(read).collect()
 }
 
-/// What the outcome of an operation takes.
+/// What the state of an operation takes.
 pub(super) fn state_bytes(state: &OperationState) -> usize {
-    match &state.stage {
-        Stage::Completed { end: End::Decided(response), .. } => WORD_BYTES + response.len(),
-        _ => WORD_BYTES,
-    }
+    let end = match &state.stage {
+        Stage::Completed { end: End::Decided(response), .. } => response.len(),
+        Stage::Completed { end: End::Failed(failure), .. } => match failure {
+            Failure::Unsatisfiable(why) | Failure::Cancelled(why) => why.len(),
+            Failure::Attempts(story) => story.0.iter().map(String::len).sum(),
+            Failure::Starved(_) => 0,
+        },
+        Stage::Queued(_) | Stage::Executing { .. } => 0,
+    };
+    WORD_BYTES + state.invocation.len() + end
+}
+
+/// What work takes: a client says how much of it there is, and all of a message that is too large would be lost.
+pub(super) fn submission_bytes(submission: &Submission) -> usize {
+    const PROPERTY_BYTES: usize = 16;
+    let requirement = submission.requirement.iter();
+    let requirement = requirement.map(|(name, value)| PROPERTY_BYTES + name.len() + value.len());
+    2 * WORD_BYTES + submission.invocation.len() + requirement.sum::<usize>()
 }
 
 impl Word for ToScheduler {
@@ -111,7 +125,7 @@ impl Word for ToScheduler {
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Submit(_) => 2 * WORD_BYTES,
+            Self::Submit(submission) => submission_bytes(submission),
             _ => 32,
         }
     }
@@ -171,7 +185,7 @@ impl Word for ToWorker {
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Run(..) => 2 * WORD_BYTES,
+            Self::Run(_, task) => submission_bytes(&task.submission),
             _ => 32,
         }
     }
@@ -182,5 +196,69 @@ impl Word for ToWorker {
 
     fn take(message: proto::Orders) -> Result<Vec<Self>, Garbled> {
         all(message.orders)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use bbb_digest::{Digest, Function};
+    use bbb_scheduler::{ActionKey, Known, OperationId};
+    use futures::StreamExt as _;
+    use prost::Message as _;
+
+    use super::*;
+
+    /// How large the messages are with so many equal words, of which none is lost.
+    async fn sizes<W: Word>(word: impl Fn() -> W, count: usize) -> Vec<usize>
+    where
+        W::Message: prost::Message,
+    {
+        let (to, words) = mpsc::channel(count);
+        for _ in 0..count {
+            to.try_send(word()).ok().unwrap();
+        }
+        drop(to);
+        let messages: Vec<_> = pack(words).collect().await;
+        let sizes = messages.iter().map(|message| message.encoded_len()).collect();
+        let taken = messages.into_iter().map(|message| W::take(message).unwrap().len());
+        assert_eq!(taken.sum::<usize>(), count);
+        sizes
+    }
+
+    #[tokio::test]
+    async fn words_of_any_size_make_no_message_that_is_too_large() {
+        let large = "x".repeat(MAX_BYTES);
+        let key =
+            ActionKey { instance: Default::default(), action: Digest::of(Function::Sha256, b"a") };
+        let submit = || {
+            let known = Known {
+                id: OperationId(1),
+                queued_at: SystemTime::UNIX_EPOCH,
+                held_by: None,
+                attempts: Vec::new(),
+            };
+            let requirement = [("a".to_owned(), large.clone())].into_iter().collect();
+            let known = Some(Box::new(known));
+            let submission = Submission { requirement, known, ..Submission::of(key.clone()) };
+            ToScheduler::Submit(Box::new(submission))
+        };
+        let refused = || {
+            let end = End::Failed(Failure::Unsatisfiable(large.as_str().into()));
+            let state = OperationState {
+                id: OperationId(1),
+                key: Arc::new(key.clone()),
+                invocation: "".into(),
+                priority: 0,
+                queued_at: SystemTime::UNIX_EPOCH,
+                stage: Stage::Completed { at: SystemTime::UNIX_EPOCH, end },
+            };
+            FromScheduler::State(OperationId(1), Arc::new(state))
+        };
+        for sizes in [sizes(submit, 5).await, sizes(refused, 5).await] {
+            assert!(sizes.iter().all(|bytes| *bytes <= 2 * MAX_BYTES + WORD_BYTES), "{sizes:?}");
+        }
+        assert_eq!(sizes(|| ToScheduler::Watch(OperationId(1)), 2 * MAX_WORDS).await.len(), 2);
     }
 }

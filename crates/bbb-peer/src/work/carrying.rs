@@ -9,6 +9,7 @@ use std::{
 };
 
 use bbb_cluster::{ClusterView, MemberId};
+use bbb_lifecycle::Stop;
 use bbb_scheduler::{FromWorker, Lease, SchedulerEnd, ToWorker};
 use tokio::sync::watch;
 
@@ -79,8 +80,51 @@ pub(super) async fn carry(near: SchedulerEnd, far: Ends<FromWorker, ToWorker>, m
     }
 }
 
+/// Carries words until the node stops too, or `moved`. What was said by then is carried first: the last word of a worker that leaves is that
+/// a task has ended, which would be run again if nobody heard it.
+pub(super) async fn carry_until(
+    carry: impl Future<Output = ()>,
+    stop: Stop,
+    moved: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        biased;
+        () = carry => {}
+        () = stop.requested() => {}
+        () = moved => {}
+    }
+}
+
 /// Resolves when another than `scheduler` schedules.
 pub(super) async fn until_moved(mut view: watch::Receiver<Arc<ClusterView>>, scheduler: MemberId) {
     // An end of the view is the end of the node.
     let _ = view.wait_for(|view| view.scheduler().id != scheduler).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future, time::Duration};
+
+    use bbb_lifecycle::TaskGroup;
+    use bbb_scheduler::WorkerLink;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_words_of_a_worker_are_carried() {
+        let group = TaskGroup::new("test");
+        group.shut_down(Duration::ZERO).await;
+        let (link, near) = WorkerLink::pair(1);
+        let (far, mut scheduler) = Ends::pair(8, 8);
+        for lease in 1..=2 {
+            assert!(link.report(FromWorker::Returned(Lease(lease))));
+        }
+        drop(link);
+        let carry = carry(near, far, Busy::new(1, Arc::default()));
+        carry_until(carry, group.stop(), future::pending()).await;
+        for lease in 1..=2 {
+            assert_eq!(scheduler.from.recv().await, Some(FromWorker::Returned(Lease(lease))));
+        }
+        assert_eq!(scheduler.from.recv().await, None);
+    }
 }

@@ -211,14 +211,7 @@ impl Dispatch for ClusterDispatch {
         let stop = self.tasks.stop();
         let busy = carrying::Busy::new(slots, Arc::clone(&self.busy_slots));
         let carry = carrying::carry(near, far, busy);
-        self.tasks.spawn("stream of the worker", async move {
-            tokio::select! {
-                biased;
-                () = stop.requested() => {}
-                () = moved => {}
-                () = carry => {}
-            }
-        });
+        self.tasks.spawn("stream of the worker", carrying::carry_until(carry, stop, moved));
         Ok(link)
     }
 

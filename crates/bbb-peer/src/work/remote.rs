@@ -14,7 +14,7 @@ use tonic::{Code, Streaming};
 use super::{
     Answer, Ends, FromScheduler, Question, Reach, ToScheduler, Work, WorkError,
     accepting::{ASK_WITHIN, OPEN_WITHIN},
-    batches::{MAX_BYTES, MAX_MESSAGE_BYTES, Word, pack, unpack},
+    batches::{MAX_BYTES, MAX_MESSAGE_BYTES, Word, pack, submission_bytes, unpack},
     serving::ROOM,
     wire::{Garbled, Read, id, outcome_bytes, read},
 };
@@ -136,10 +136,10 @@ fn attach(offer: WorkerOffer, holdings: Vec<Holding>) -> Vec<proto::WorkerSays> 
     let mut parts = vec![proto::Attach { offer: Some(offer.into()), ..proto::Attach::default() }];
     let mut bytes = 0;
     for holding in holdings {
-        bytes += match &holding.state {
-            HoldingState::Held(_) => 1024,
-            HoldingState::Ended(outcome) => 1024 + outcome_bytes(outcome),
-        };
+        bytes += submission_bytes(&holding.task.submission);
+        if let HoldingState::Ended(outcome) = &holding.state {
+            bytes += outcome_bytes(outcome);
+        }
         if bytes > MAX_BYTES {
             bytes = 0;
             parts.push(proto::Attach::default());

@@ -69,6 +69,8 @@ pub(super) enum Effect {
     Publish(Arc<OperationState>),
     /// The operation is not known any more, or was not found.
     Forget(OperationId),
+    /// Nobody could say in time whether there is such an operation.
+    GiveUp(OperationId),
     /// The scheduler does not know an operation, and what it takes to hand it in is not here: ask the node that accepted it.
     Ask(OperationId),
 }
@@ -328,6 +330,9 @@ impl Table {
                 entry.retry_at = None;
                 self.touch(seq);
             } else {
+                if matches!(entry.knowledge, Knowledge::Sought { .. }) {
+                    self.effects.push(Effect::GiveUp(entry.id));
+                }
                 self.remove(seq);
             }
         }

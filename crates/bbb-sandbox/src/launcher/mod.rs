@@ -15,6 +15,7 @@ mod identity;
 mod init;
 pub(crate) mod mounts;
 mod network;
+mod points;
 mod processes;
 mod seccomp;
 mod steward;
@@ -28,6 +29,7 @@ use std::ffi::OsStr;
 use std::io::{PipeWriter, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
@@ -39,6 +41,7 @@ use crate::sys::{self, Forked};
 use crate::wire::{self, Wire};
 use groups::{Group, Groups, Kept};
 use network::Networks;
+use points::Points;
 use processes::Ids;
 use template::Template;
 
@@ -154,7 +157,8 @@ fn serve(calls: OwnedFd, reports: OwnedFd) -> i32 {
         let signals = sys::signal_descriptor()?;
         let facts = stage.facts(groups.as_ref().map(Groups::version));
         init::send(&Report::Ready(facts), &reports);
-        Launcher { calls, reports: &reports, signals, stage, groups, running: HashMap::new() }.run()
+        let (points, running) = (Points::default(), HashMap::new());
+        Launcher { calls, reports: &reports, signals, stage, groups, points, running }.run()
     });
     match outcome {
         Ok(()) => 0,
@@ -195,10 +199,11 @@ fn quiet() -> Result<(), Fault> {
     sys::close_from_on_exec(3)
 }
 
-/// The number of an action, and the group it is in.
+/// The number of an action, the group it is in, and where its exec root stands.
 struct Running {
     id: u64,
     group: Option<Group>,
+    point: PathBuf,
 }
 
 struct Launcher<'a> {
@@ -207,6 +212,7 @@ struct Launcher<'a> {
     signals: OwnedFd,
     stage: Stage,
     groups: Option<Groups>,
+    points: Points,
     /// Inits by process, with what they run.
     running: HashMap<Pid, Running>,
 }
@@ -273,7 +279,8 @@ impl Launcher<'_> {
         let namespaces = match &self.stage.template {
             None => 0,
             Some(template) => {
-                if let Err(fault) = template.make_mount_point(&order.mount_point) {
+                let in_use = self.running.values().map(|running| running.point.as_path());
+                if let Err(fault) = self.points.make(template, &order.mount_point, in_use) {
                     return self.refuse(id, &fault);
                 }
                 libc::CLONE_NEWPID
@@ -297,9 +304,15 @@ impl Launcher<'_> {
                 )
             }
             Ok(Forked::Parent(pid)) => {
-                self.running.insert(pid, Running { id, group });
+                let point = order.mount_point;
+                self.running.insert(pid, Running { id, group, point });
             }
-            Err(fault) => self.refuse(id, &fault),
+            Err(fault) => {
+                if let (Some(groups), Some(group)) = (&mut self.groups, group) {
+                    groups.put(group);
+                }
+                self.refuse(id, &fault);
+            }
         }
     }
 
@@ -309,8 +322,13 @@ impl Launcher<'_> {
             return Ok(None);
         };
         let mut group = groups.take()?;
-        group.limit(&order.limits)?;
-        Ok(Some(group))
+        match group.limit(&order.limits) {
+            Ok(()) => Ok(Some(group)),
+            Err(fault) => {
+                groups.put(group);
+                Err(fault)
+            }
+        }
     }
 
     fn refuse(&self, id: u64, fault: &Fault) {
@@ -328,7 +346,7 @@ impl Launcher<'_> {
             gone.iter().filter_map(|running| running.group.as_ref()).for_each(Group::kill);
             self.kill_strays();
         }
-        for Running { id, group } in gone {
+        for Running { id, group, .. } in gone {
             init::send(&Report::Gone(id), self.reports);
             if let (Some(groups), Some(group)) = (&mut self.groups, group) {
                 groups.put(group);

@@ -41,7 +41,7 @@ pub(crate) fn add(
     rustix::mount::mount_bind(template.locate(&order.temporary)?, root.join("tmp"))
         .during(Step::MountTemporary)?;
     if !is_whole {
-        if point.starts_with("/tmp") {
+        if is_temporary(point) {
             fs::create_dir_all(point).during(Step::MountPoint)?;
         }
         mount_exec_root(&order.root, template, point)?;
@@ -157,13 +157,29 @@ fn protect_proc(proc: &Path) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether an exec root may stand at `point`: absolute, plain, and not where the sandbox has its own things.
+/// The longest path of an exec root, in bytes: as much is left for paths in it, of what the kernel takes (`PATH_MAX`).
+const MAX_POINT_LEN: usize = 2048;
+
+/// The longest name in it, in bytes (`NAME_MAX`).
+const MAX_NAME_LEN: usize = 255;
+
+/// Whether an exec root may stand at `point`: absolute, plain, not too long, and not where the sandbox has its own things.
 pub fn is_mount_point(point: &Path) -> bool {
     let mut parts = point.components();
     let reserved = ["proc", "dev", "sys", ".folders"].map(OsStr::new);
-    parts.next() == Some(Component::RootDir)
-        && parts.clone().all(|part| matches!(part, Component::Normal(_)))
+    let is_name = |part: Component<'_>| match part {
+        Component::Normal(name) => name.len() <= MAX_NAME_LEN && !name.as_bytes().contains(&0),
+        _ => false,
+    };
+    point.as_os_str().len() <= MAX_POINT_LEN
+        && parts.next() == Some(Component::RootDir)
+        && parts.clone().all(is_name)
         && parts.next().is_none_or(|first| !reserved.contains(&first.as_os_str()))
+}
+
+/// Whether `point` is in an action's own `/tmp`, to which the other leads too.
+pub(super) fn is_temporary(point: &Path) -> bool {
+    ["/tmp", "/var/tmp"].iter().any(|folder| point.starts_with(folder))
 }
 
 /// Overlay options end at commas, and lists of layers at colons, unless escaped.

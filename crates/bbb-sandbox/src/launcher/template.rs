@@ -57,7 +57,7 @@ const ACCOUNTS: [(&str, &str); 2] = [
 pub(crate) struct Template {
     folders: Vec<PathBuf>,
     /// Its root, writable; everybody else has it read-only.
-    root: OwnedFd,
+    pub(super) root: OwnedFd,
     /// Whether actions are the host's root in name.
     pub(crate) is_host_root: bool,
     /// What is worse than it could be, as sentences.
@@ -129,25 +129,6 @@ impl Template {
     /// Paths of the node's folders in here.
     pub(crate) fn located_folders(&self) -> impl Iterator<Item = PathBuf> {
         (0..self.folders.len()).map(|index| Path::new(FOLDERS).join(index.to_string()))
-    }
-
-    /// Makes the folder for an exec root, if it is not there; the parents too.
-    pub(crate) fn make_mount_point(&self, point: &Path) -> Result<(), Fault> {
-        // What is to be in an action's own /tmp is made in there.
-        if point.starts_with("/tmp") || fs::metadata(point).is_ok_and(|found| found.is_dir()) {
-            return Ok(());
-        }
-        let mut path = PathBuf::new();
-        for part in point.components().filter(|part| matches!(part, Component::Normal(_))) {
-            path.push(part);
-            match rustix::fs::mkdirat(&self.root, &path, Mode::from_raw_mode(0o755)) {
-                Err(rustix::io::Errno::EXIST) => {}
-                made => {
-                    made.during(Step::MountPoint).map_err(|fault| fault.about(point.display()))?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

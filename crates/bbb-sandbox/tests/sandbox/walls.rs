@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use bbb_sandbox::{Actor, Mode, Sandbox, Staging};
+use bbb_sandbox::{Actor, Error, Mode, Sandbox, Staging};
 
 use crate::rig::Rig;
 
@@ -161,7 +161,7 @@ async fn inputs_cannot_be_changed() {
 #[tokio::test]
 async fn the_exec_root_may_stand_elsewhere() {
     let rig = walled().await;
-    for point in ["/build", "/home/x/y", "/opt", "/tmp/in/here", "/usr/local"] {
+    for point in ["/build", "/home/x/y", "/opt", "/tmp/in/here", "/usr/local", "/var/tmp/in/here"] {
         let staged = rig.stage();
         fs::create_dir(staged.lower().join("sub")).unwrap();
         fs::write(staged.lower().join("sub/in"), "input\n").unwrap();
@@ -169,8 +169,59 @@ async fn the_exec_root_may_stand_elsewhere() {
         request.mount_point = point.into();
         request.working_directory = "sub".into();
         let left = rig.run(&staged, request).await;
-        assert_eq!(left.stdout, format!("{point}/sub\ninput\n"), "{}", left.stderr);
+        let real = point.replace("/var/tmp", "/tmp");
+        assert_eq!(left.stdout, format!("{real}/sub\ninput\n"), "{}", left.stderr);
     }
+}
+
+#[tokio::test]
+async fn an_exec_root_that_can_stand_nowhere_is_refused_as_such() {
+    let rig = walled().await;
+    let long = format!("/{}", "x".repeat(256));
+    let deep = "/x".repeat(2000);
+    for point in ["/usr/none/x", "/etc/passwd", "/bin/none", "/a\0b", &long, &deep] {
+        let staged = rig.stage();
+        let mut request = staged.script(&rig.sandbox, "true");
+        request.mount_point = point.into();
+        let error = rig.sandbox.run(request).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)), "{point}: {error:?}");
+    }
+}
+
+/// Clients say where exec roots stand: what was made for them goes again, but not under those who stand there.
+#[tokio::test]
+async fn places_of_exec_roots_are_bounded() {
+    let rig = walled().await;
+    let at = |point: String, script: &str| {
+        let staged = rig.stage();
+        let mut request = staged.script(&rig.sandbox, script);
+        request.mount_point = point.into();
+        (staged, request)
+    };
+    let script = "echo in; until test -e /tmp/end; do sleep 0.01; done; ls -d /stays/a/b";
+    let (staying, request) = at("/stays/a/b".into(), script);
+    let stays = rig.run(&staying, request);
+    let others = async {
+        while staying.stdout().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let mut seen = String::new();
+        for number in 0.. {
+            let (staged, request) =
+                at(format!("/q{number}{}", "/x".repeat(1000)), "ls -d /q* /stays");
+            seen = rig.run(&staged, request).await.stdout;
+            assert!(seen.contains(&format!("/q{number}\n")) && seen.contains("/stays\n"), "{seen}");
+            // Those before may not be known to have ended yet.
+            if number > 1 && !seen.contains("/q0\n") {
+                break;
+            }
+            assert!(number < 20, "{seen}");
+        }
+        fs::write(staying.folder.join("tmp/end"), "").unwrap();
+        seen
+    };
+    let (left, seen) = tokio::join!(stays, others);
+    assert_eq!(left.stdout, "in\n/stays/a/b\n", "{} {seen}", left.stderr);
 }
 
 #[tokio::test]

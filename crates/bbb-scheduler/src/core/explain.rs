@@ -7,6 +7,9 @@ use crate::{Demand, Platform, WorkerOffer};
 /// How many properties are named in an explanation.
 const MAX_NAMED: usize = 10;
 
+/// How much of each name and value is told, in bytes: clients make them as long as they like, and what is told is kept, and sent to all who ask.
+const MAX_TOLD_BYTES: usize = 200;
+
 /// Why no worker can run what asks for this: the nearest worker, and what differs.
 pub(super) fn explain<'a>(
     requirement: &Platform,
@@ -26,9 +29,10 @@ pub(super) fn explain<'a>(
     let before = text.len();
     // Writing to a String cannot fail.
     for (name, value) in wrong(requirement, nearest).take(MAX_NAMED) {
+        let own = nearest.platform.iter().filter(|(other, _)| *other == name);
+        let has: Vec<_> = own.map(|(_, has)| told(has)).take(MAX_NAMED).collect();
+        let (name, value) = (told(name), told(value));
         let comma = if text.len() > before { "," } else { "" };
-        let has = nearest.platform.iter().filter(|(other, _)| *other == name).map(|(_, has)| has);
-        let has: Vec<_> = has.take(MAX_NAMED).collect();
         let _ = match has.is_empty() {
             true => write!(text, "{comma} it has no {name} where {value:?} is asked for"),
             false => {
@@ -87,7 +91,8 @@ fn short_of(demand: Demand, capacity: Demand) -> impl Iterator<Item = (Amount, A
 }
 
 fn shown(requirement: &Platform, demand: Demand) -> String {
-    let pairs = requirement.iter().take(MAX_NAMED).map(|(name, value)| format!("{name}={value}"));
+    let pairs = requirement.iter().take(MAX_NAMED);
+    let pairs = pairs.map(|(name, value)| format!("{}={}", told(name), told(value)));
     let cpus = (demand.millicpus > 0).then(|| Amount::Millicpus(demand.millicpus).to_string());
     let memory =
         (demand.memory_bytes > 0).then(|| Amount::MemoryBytes(demand.memory_bytes).to_string());
@@ -96,6 +101,11 @@ fn shown(requirement: &Platform, demand: Demand) -> String {
         true => "nothing particular".to_owned(),
         false => all.join(", "),
     }
+}
+
+/// As much of a name or value as is told.
+fn told(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TOLD_BYTES)]
 }
 
 #[cfg(test)]
@@ -121,6 +131,18 @@ mod tests {
             "no worker offers Arch=x86, OS=linux; the nearest is near, but its Arch is arm instead of \"x86\""
         );
         assert!(explain(&wanted, Demand::default(), [].iter()).contains("--worker_slots"));
+    }
+
+    #[test]
+    fn what_is_told_is_short_whatever_is_asked_for() {
+        let long = "ü\u{1}".repeat(1 << 20);
+        let names: Vec<_> = (0..20).map(|index| format!("{index}{long}")).collect();
+        let asked: Vec<_> = names.iter().map(|name| (name.as_str(), long.as_str())).collect();
+        for offers in [Vec::new(), vec![offer("near", &asked[..1], 1)], vec![offer("far", &[], 1)]]
+        {
+            let why = explain(&platform(&asked), Demand::default(), offers.iter());
+            assert!(why.len() < 32 << 10, "{}", why.len());
+        }
     }
 
     #[test]

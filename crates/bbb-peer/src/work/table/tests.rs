@@ -229,11 +229,11 @@ fn what_nobody_knows_is_given_up_once_the_scheduler_has_settled() {
     table.answered(at(6), A, None, true);
     assert_eq!(table.take_effects(), [Effect::Ask(A), Effect::Forget(A)]);
     assert!(table.by_id.is_empty() && table.sought == 0);
-    // Without a scheduler it is given up as well.
+    // Without a scheduler it is given up as well, but nobody can say that there is none.
     table.disconnected();
     table.look(at(10), B).unwrap();
     table.tick(at(20));
-    assert_eq!(table.take_effects(), [Effect::Forget(B)]);
+    assert_eq!(table.take_effects(), [Effect::GiveUp(B), Effect::Forget(B)]);
 }
 
 #[test]
