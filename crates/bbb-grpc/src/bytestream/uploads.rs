@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{
     FutureExt as _, StreamExt as _, channel::mpsc, future, future::BoxFuture, task::AtomicWaker,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 
 use crate::{
@@ -69,6 +69,8 @@ struct Entry {
     /// The upload, where no call has it.
     kept: Option<Upload>,
     active: bool,
+    /// Tells the call that has it that another one wants it.
+    wanted: Arc<Notify>,
 }
 
 /// A `put` that waits for its bytes.
@@ -181,8 +183,9 @@ impl Uploads {
 
     /// Begins an upload at offset 0, or goes on with one where it broke off.
     ///
-    /// An upload that begins anew takes the name from whichever call has it: that call's connection may be
-    /// dead without anyone having noticed.
+    /// The connection of a call that has the upload may be dead without anyone having noticed. So one that
+    /// begins anew takes the name from it, and one that goes on where it is makes it let go: who tries that
+    /// is refused once, with ABORTED, and finds it broken off when it tries again.
     pub(super) fn begin(
         self: &Arc<Self>,
         resource: &UploadResource,
@@ -197,7 +200,10 @@ impl Uploads {
         let upload = match table.entries.get_mut(resource) {
             _ if offset == 0 => Upload::new(Arc::clone(cas), resource, room),
             Some(entry) if entry.active => {
-                return Err(aborted("another call writes this upload now"));
+                if entry.received == offset {
+                    entry.wanted.notify_one();
+                }
+                return Err(aborted("another call writes this upload now: try again"));
             }
             Some(entry) if entry.received == offset => match entry.kept.take() {
                 Some(upload) => upload,
@@ -206,13 +212,19 @@ impl Uploads {
             Some(entry) => return Err(wrong_offset(offset, entry.received)),
             None => return Err(wrong_offset(offset, 0)),
         };
-        let received = upload.received;
-        let entry =
-            Entry { generation, received, touched: Instant::now(), kept: None, active: true };
+        let wanted = Arc::new(Notify::new());
+        let entry = Entry {
+            generation,
+            received: upload.received,
+            touched: Instant::now(),
+            kept: None,
+            active: true,
+            wanted: Arc::clone(&wanted),
+        };
         table.entries.insert(resource.clone(), entry);
         drop(table);
-        let uploads = Arc::clone(self);
-        Ok(Active { uploads, resource: resource.clone(), generation, upload: Some(upload) })
+        let (uploads, resource) = (Arc::clone(self), resource.clone());
+        Ok(Active { uploads, resource, generation, wanted, upload: Some(upload) })
     }
 
     /// Lets go of uploads whose time is over.
@@ -288,10 +300,16 @@ pub(super) struct Active {
     uploads: Arc<Uploads>,
     resource: UploadResource,
     generation: u64,
+    wanted: Arc<Notify>,
     upload: Option<Upload>,
 }
 
 impl Active {
+    /// Resolves once another call wants to go on with the upload.
+    pub(super) fn wanted(&self) -> impl Future<Output = ()> + use<> {
+        Arc::clone(&self.wanted).notified_owned()
+    }
+
     /// The upload; none once it is over.
     pub(super) fn upload(&mut self) -> Option<&mut Upload> {
         self.upload.as_mut()
