@@ -22,8 +22,9 @@ use crate::{
     status::{IntoStatus as _, aborted},
 };
 
-/// How long a broken-off upload is kept.
-const KEPT_FOR: Duration = Duration::from_secs(120);
+/// How long a broken-off upload is kept: clients that go on with one do so within seconds, and meanwhile it holds memory and
+/// room of the store.
+const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// How many broken-off uploads are kept; past that the oldest goes.
 const MAX_KEPT: usize = 1_000;
