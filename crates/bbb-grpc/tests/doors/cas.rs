@@ -7,7 +7,7 @@ use bbb_reapi::{
     proto::reapi::{
         self, BatchReadBlobsRequest, BatchUpdateBlobsRequest, FindMissingBlobsRequest,
         GetChunkMappingRequest, GetTreeRequest, RegisterChunkMappingRequest, SpliceBlobRequest,
-        SplitBlobRequest, batch_update_blobs_request as update, compressor,
+        SplitBlobRequest, batch_update_blobs_request as update, chunking_function, compressor,
         content_addressable_storage_client::ContentAddressableStorageClient, digest_function,
     },
 };
@@ -283,6 +283,21 @@ async fn mapping(
         chunks.extend(response.chunk_digests);
     }
     Ok(chunks.iter().map(|chunk| bbb_reapi::digest(FUNCTION, chunk).unwrap()).collect())
+}
+
+#[tokio::test]
+async fn the_mapping_of_the_empty_blob_tells_its_function() {
+    let server = Server::start().await;
+    let request = GetChunkMappingRequest {
+        blob_digest: Some(Digest::empty(FUNCTION).to_proto()),
+        digest_function: SHA256,
+        ..Default::default()
+    };
+    let mut stream = client(&server).get_chunk_mapping(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().expect("there is a first message");
+    assert_eq!(first.chunking_function, chunking_function::Value::FastCdc2020 as i32);
+    assert_eq!(first.chunk_digests, []);
+    assert_eq!(stream.message().await.unwrap(), None);
 }
 
 #[tokio::test]
