@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -41,13 +42,38 @@ pub struct Budget {
 /// Memory that is reserved until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Reservation {
     /// The reservation of nothing.
     pub fn none() -> Self {
-        Self { _permit: None }
+        Self { permit: None }
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        if let Some(permit) = &mut self.permit {
+            let units = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+            drop(permit.split(permit.num_permits().saturating_sub(units)));
+        }
+    }
+
+    /// The same bytes, which hold this until the last part of them is dropped: until it is sent, where they are sent.
+    pub fn holding(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { bytes, _memory: self })
+    }
+}
+
+/// Bytes with their memory.
+struct Held {
+    bytes: Vec<u8>,
+    _memory: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -70,7 +96,7 @@ impl Budget {
         let units = self.units_of(bytes);
         let permit = timeout(MAX_WAIT, Arc::clone(&self.units).acquire_many_owned(units)).await;
         match permit {
-            Ok(Ok(permit)) => Ok(Reservation { _permit: Some(permit) }),
+            Ok(Ok(permit)) => Ok(Reservation { permit: Some(permit) }),
             Ok(Err(_)) | Err(_) => {
                 Err(status::exhausted("memory", "too many requests wait for memory: try again"))
             }
@@ -83,7 +109,7 @@ impl Budget {
             return Some(Reservation::none());
         }
         let permit = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes));
-        permit.ok().map(|permit| Reservation { _permit: Some(permit) })
+        permit.ok().map(|permit| Reservation { permit: Some(permit) })
     }
 
     /// More than all there is counts as all there is.
@@ -110,6 +136,15 @@ mod tests {
         let refused = budget.reserve(4 << 10).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         drop(first);
+        let mut shrunk = budget.reserve(9 << 10).await.unwrap();
+        shrunk.shrink_to(3 << 10);
+        shrunk.shrink_to(5 << 10);
+        assert_eq!(budget.free_bytes(), 7 << 10);
+        let mut held = shrunk.holding(vec![7; 3 << 10]);
+        let part = held.split_off(1 << 10);
+        drop(held);
+        assert_eq!(budget.free_bytes(), 7 << 10);
+        drop(part);
         assert!(budget.reserve(u64::MAX).await.is_ok());
         assert_eq!(budget.free_bytes(), 10 << 10);
     }

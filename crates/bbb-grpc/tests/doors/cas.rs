@@ -1,6 +1,8 @@
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
-use bbb_digest::{Digest, Function};
+use bbb_digest::{Digest, Function, InstanceName};
+use bbb_grpc::{Budgets, Doors};
+use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{
     ToProto as _, function_code,
     proto::protobuf,
@@ -13,10 +15,12 @@ use bbb_reapi::{
 };
 use bbb_storage::zstd;
 use futures::stream;
+use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tonic::{Code, Status, transport::Channel};
+use tower::ServiceExt as _;
 
-use crate::support::{FUNCTION, Memory, Server, noise};
+use crate::support::{FUNCTION, Memory, Room, Server, memories, noise, settings};
 
 type Client = ContentAddressableStorageClient<Channel>;
 
@@ -140,6 +144,44 @@ async fn batches_go_both_ways_and_each_blob_has_its_status() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_that_are_not_taken_stay_within_their_memory() {
+    let (memories, instances) = memories();
+    let memory = Arc::clone(memories.lock().unwrap().entry(InstanceName::default()).or_default());
+    let digests = vec![memory.add(noise(900 << 10)).to_proto()];
+    let message = BatchReadBlobsRequest { digests, ..Default::default() }.encode_to_vec();
+    let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    let tasks = TaskGroup::new("doors");
+    // Replies have 1.5 MiB of it, of which one that waits to be taken has 900 KiB.
+    let doors = Doors::new(settings(), &Budgets::new(6 << 20, 1 << 20), instances);
+    let router = doors.into_router(tasks.stop());
+    let call = async || {
+        let request = http::Request::post(format!("/{}/BatchReadBlobs", bbb_grpc::cas::NAME))
+            .header("content-type", "application/grpc")
+            .body(axum::body::Body::from(frame.clone()));
+        let response = router.clone().oneshot(request.unwrap()).await.unwrap();
+        let refused = response.headers().get("grpc-status").map(|code| code.as_bytes().to_vec());
+        (refused, response)
+    };
+    let (refused, slow) = call().await;
+    assert_eq!(refused, None);
+    let exhausted = (Code::ResourceExhausted as i32).to_string().into_bytes();
+    assert_eq!(call().await.0, Some(exhausted));
+    let sent = slow.into_body().collect().await.unwrap();
+    assert!(sent.to_bytes().len() > 900 << 10);
+    assert_eq!(call().await.0, None);
+}
+
+#[tokio::test]
+async fn a_batch_that_needs_all_memory_gets_it() {
+    let server = Server::within(Room { requests: 6 << 20, ..Room::default() }, settings()).await;
+    let blobs = (0..100u8).map(|byte| server.memory().add(vec![byte; 31 << 10]));
+    let digests = blobs.map(|digest| digest.to_proto()).collect();
+    let request = BatchReadBlobsRequest { digests, ..Default::default() };
+    let read = client(&server).batch_read_blobs(request).await.unwrap().into_inner();
+    assert_eq!(read.responses.len(), 100);
 }
 
 #[tokio::test]
