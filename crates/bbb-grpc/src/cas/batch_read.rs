@@ -36,6 +36,10 @@ const INLINE_BYTES: u64 = 256 << 10;
 /// What stands beside the data of a blob in a response, in bytes: mostly its digest.
 const ENTRY_BYTES: u64 = 100;
 
+/// Of more blobs than this the code alone tells what went wrong with each, so that a response which names all of a large
+/// batch as missing is not too large itself.
+const MAX_EXPLAINED: usize = 5_000;
+
 /// Blobs smaller than this, in bytes, are not worth a zstd frame.
 const MIN_COMPRESSED_BYTES: u64 = 256;
 
@@ -142,6 +146,7 @@ async fn respond(
 fn encode(found: Vec<Found>, zstd: bool, total: u64) -> Vec<u8> {
     let mut response = Vec::with_capacity(total as usize + found.len() * ENTRY_BYTES as usize);
     let mut entry = Vec::new();
+    let is_brief = found.len() > MAX_EXPLAINED;
     for Found { digest, data } in found {
         entry.clear();
         digest_field(1, &digest, &mut entry);
@@ -156,7 +161,13 @@ fn encode(found: Vec<Found>, zstd: bool, total: u64) -> Vec<u8> {
                     encode_varint(compressor::Value::Zstd as u64, &mut entry);
                 }
             }
-            Err(error) => put_message(3, &error.into_message(), &mut entry),
+            Err(error) => {
+                let mut status = error.into_message();
+                if is_brief {
+                    status = rpc::Status { code: status.code, ..Default::default() };
+                }
+                put_message(3, &status, &mut entry);
+            }
         }
         encode_key(1, WireType::LengthDelimited, &mut response);
         encode_varint(entry.len() as u64, &mut response);

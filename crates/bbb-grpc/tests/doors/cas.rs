@@ -175,6 +175,20 @@ async fn replies_that_are_not_taken_stay_within_their_memory() {
 }
 
 #[tokio::test]
+async fn a_large_batch_may_be_missing_as_a_whole() {
+    let server = Server::start().await;
+    let absent = |i: u32| Digest::of(FUNCTION, &i.to_be_bytes()).to_proto();
+    let request =
+        BatchReadBlobsRequest { digests: (0..40_000).map(absent).collect(), ..Default::default() };
+    let read = client(&server).batch_read_blobs(request).await.unwrap().into_inner();
+    assert_eq!(read.responses.len(), 40_000);
+    let missing = |response: &reapi::batch_read_blobs_response::Response| {
+        response.status.as_ref().is_some_and(|status| status.code == Code::NotFound as i32)
+    };
+    assert!(read.responses.iter().all(missing));
+}
+
+#[tokio::test]
 async fn a_batch_that_needs_all_memory_gets_it() {
     let server = Server::within(Room { requests: 6 << 20, ..Room::default() }, settings()).await;
     let blobs = (0..100u8).map(|byte| server.memory().add(vec![byte; 31 << 10]));
