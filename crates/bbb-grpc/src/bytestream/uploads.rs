@@ -151,9 +151,9 @@ impl Uploads {
         future::poll_fn(|context| {
             self.broke_off.register(context.waker());
             self.table().poll_kept(context);
-            Poll::Pending
+            Poll::<()>::Pending
         })
-        .await
+        .await;
     }
 
     /// Takes the memory that an upload holds while it is under way. Uploads that broke off make room, the
