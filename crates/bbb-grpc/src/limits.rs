@@ -39,6 +39,11 @@ pub struct Budget {
     total_units: u32,
 }
 
+/// RESOURCE_EXHAUSTED.
+pub(crate) fn too_many_wait() -> Status {
+    status::exhausted("memory", "too many requests wait for memory: try again")
+}
+
 /// Memory that is reserved until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
@@ -97,9 +102,7 @@ impl Budget {
         let permit = timeout(MAX_WAIT, Arc::clone(&self.units).acquire_many_owned(units)).await;
         match permit {
             Ok(Ok(permit)) => Ok(Reservation { permit: Some(permit) }),
-            Ok(Err(_)) | Err(_) => {
-                Err(status::exhausted("memory", "too many requests wait for memory: try again"))
-            }
+            Ok(Err(_)) | Err(_) => Err(too_many_wait()),
         }
     }
 
@@ -121,6 +124,26 @@ impl Budget {
     /// How many bytes are free.
     pub fn free_bytes(&self) -> u64 {
         self.units.available_permits() as u64 * UNIT_BYTES
+    }
+}
+
+/// Where the messages of one connection wait for memory: in its window. When they fill it, nothing comes any more of those
+/// that have their memory, and none of it becomes free. So they may have a part of it; there is always a place for one.
+#[derive(Clone, Debug)]
+pub(crate) struct Lobby(Budget);
+
+/// Messages that wait may take so small a part of the window of their connection.
+const LOBBY_PART: u64 = 2;
+
+impl Lobby {
+    /// The lobby of a connection with this window.
+    pub(crate) fn of_window(window_bytes: u64) -> Self {
+        Self(Budget::new(window_bytes / LOBBY_PART))
+    }
+
+    /// A place for a message of so many bytes, if there is one.
+    pub(crate) fn place(&self, bytes: u64) -> Option<Reservation> {
+        self.0.try_reserve(bytes)
     }
 }
 

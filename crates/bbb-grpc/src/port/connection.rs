@@ -15,6 +15,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt as _;
 
 use super::windows::Window;
+use crate::limits::Lobby;
 
 /// How many calls one connection may have open at once.
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
@@ -58,7 +59,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connect_info = TcpConnectInfo { local_addr: None, remote_addr: Some(from) };
+    let lobby = Lobby::of_window(u64::from(window.bytes()));
     let service = router.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(lobby.clone());
         request.extensions_mut().insert(connect_info.clone());
         request.map(Body::new)
     });

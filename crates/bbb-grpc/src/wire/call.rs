@@ -11,6 +11,7 @@ use tonic::Status;
 use super::{FrameError, Frames, Message, Response, Rope, refuse, reply};
 use crate::{
     Budget, Reservation,
+    limits::{Lobby, too_many_wait},
     status::{self, IntoStatus as _},
 };
 
@@ -77,6 +78,7 @@ impl Wire {
             Err(status) => return refuse(status),
         };
         let requests = Requests {
+            lobby: request.extensions().get().cloned(),
             body: request.into_body(),
             frames: Frames::new(self.max_message_bytes),
             budget: self.budget.clone(),
@@ -158,6 +160,8 @@ pub struct Requests {
     body: Body,
     frames: Frames,
     budget: Budget,
+    /// Where they wait for memory. None where their connection is not known.
+    lobby: Option<Lobby>,
     /// The memory of the message that was given last.
     reserved: Option<Reservation>,
     ended: bool,
@@ -176,7 +180,8 @@ impl Requests {
             if let Some(len) = self.frames.awaited().map_err(frame_status)?
                 && self.reserved.is_none()
             {
-                self.reserved = Some(self.budget.reserve(len as u64).await?);
+                let reserved = reserve(&self.budget, self.lobby.as_ref(), len as u64);
+                self.reserved = Some(reserved.await?);
             }
             if let Some(message) = self.frames.next_message().map_err(frame_status)? {
                 return Ok(Some(message));
@@ -201,6 +206,21 @@ impl Requests {
                 None => self.ended = true,
             }
         }
+    }
+}
+
+/// The memory of a message: as soon as there is some, if there is a place to wait.
+async fn reserve(
+    budget: &Budget,
+    lobby: Option<&Lobby>,
+    bytes: u64,
+) -> Result<Reservation, Status> {
+    if let Some(reservation) = budget.try_reserve(bytes) {
+        return Ok(reservation);
+    }
+    match lobby.map(|lobby| lobby.place(bytes)) {
+        Some(None) => Err(too_many_wait()),
+        _place => budget.reserve(bytes).await,
     }
 }
 

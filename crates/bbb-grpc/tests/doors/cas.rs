@@ -1,4 +1,7 @@
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_grpc::{Budgets, Doors};
@@ -339,6 +342,28 @@ async fn mapping(
         chunks.extend(response.chunk_digests);
     }
     Ok(chunks.iter().map(|chunk| bbb_reapi::digest(FUNCTION, chunk).unwrap()).collect())
+}
+
+#[tokio::test]
+async fn large_messages_that_wait_for_memory_do_not_keep_others_from_coming() {
+    // Three messages fit into the memory, two into the window of a connection.
+    let server = Server::within(Room { requests: 8 << 20, ..Room::default() }, settings()).await;
+    let calls = (0..16u8).map(|byte| {
+        let mut client = client(&server);
+        let data = vec![byte; 2 << 20];
+        let digest = Some(Digest::of(FUNCTION, &data).to_proto());
+        let requests = vec![update::Request { digest, data, ..Default::default() }];
+        let request = BatchUpdateBlobsRequest { requests, ..Default::default() };
+        async move {
+            // Who finds no place to wait is told so at once.
+            while let Err(status) = client.batch_update_blobs(request.clone()).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            }
+        }
+    });
+    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
+    let done = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(calls));
+    done.await.unwrap();
 }
 
 #[tokio::test]
