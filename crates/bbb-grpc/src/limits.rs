@@ -127,12 +127,13 @@ impl Budget {
     }
 }
 
-/// Where the messages of one connection wait for memory: in its window. When they fill it, nothing comes any more of those
-/// that have their memory, and none of it becomes free. So they may have a part of it; there is always a place for one.
+/// Where the calls of one connection wait for memory: what comes of them lies in its window. When it fills that, nothing
+/// comes any more of those that have their memory, and none of it becomes free. So those that wait may have a part of it;
+/// there is always a place for one.
 #[derive(Clone, Debug)]
 pub(crate) struct Lobby(Budget);
 
-/// Messages that wait may take so small a part of the window of their connection.
+/// Calls that wait may take so small a part of the window of their connection.
 const LOBBY_PART: u64 = 2;
 
 impl Lobby {
@@ -141,7 +142,7 @@ impl Lobby {
         Self(Budget::new(window_bytes / LOBBY_PART))
     }
 
-    /// A place for a message of so many bytes, if there is one.
+    /// A place for a call of which so many bytes may come, if there is one.
     pub(crate) fn place(&self, bytes: u64) -> Option<Reservation> {
         self.0.try_reserve(bytes)
     }

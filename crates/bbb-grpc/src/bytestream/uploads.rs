@@ -19,7 +19,10 @@ use tonic::Status;
 
 use crate::{
     Budget, Reservation,
+    limits::too_many_wait,
+    port::STREAM_WINDOW_BYTES,
     status::{IntoStatus as _, aborted},
+    wire::Requests,
 };
 
 /// How long a broken-off upload is kept: clients that go on with one do so within seconds, and meanwhile it holds memory and
@@ -157,20 +160,27 @@ impl Uploads {
     }
 
     /// Takes the memory that an upload holds while it is under way. Uploads that broke off make room, the
-    /// oldest first.
-    pub(super) async fn reserve(&self, resource: &UploadResource) -> Result<Reservation, Status> {
+    /// oldest first. While it waits, what comes of the upload lies in the window of its connection.
+    pub(super) async fn reserve(
+        &self,
+        resource: &UploadResource,
+        requests: &mut Requests,
+    ) -> Result<Reservation, Status> {
         let held = match resource.blob.compressor {
             Compressor::Identity => GATHERED_BYTES,
             Compressor::Zstd => GATHERED_BYTES + WINDOW_BYTES,
         };
-        let held = held.min(resource.blob.digest.size_bytes());
+        let size_bytes = resource.blob.digest.size_bytes();
+        let held = held.min(size_bytes);
         loop {
             if let Some(reservation) = self.room.try_reserve(held) {
                 return Ok(reservation);
             }
             let oldest = self.table().take_oldest();
             if oldest.is_none() {
-                return self.room.reserve(held).await;
+                let place = requests.place_to_wait(size_bytes.min(STREAM_WINDOW_BYTES.into()));
+                let reservation = self.room.reserve(held).await?;
+                return place.map(|_| reservation).ok_or_else(too_many_wait);
             }
         }
     }

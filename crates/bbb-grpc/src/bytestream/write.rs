@@ -52,7 +52,7 @@ pub(super) async fn write(
     if first.finish_write && offset == 0 {
         let _held = match upload.blob.compressor {
             Compressor::Identity => None,
-            Compressor::Zstd => Some(uploads.reserve(&upload).await?),
+            Compressor::Zstd => Some(uploads.reserve(&upload, &mut requests).await?),
         };
         return write_whole(&cas, &upload, first, requests).await;
     }
@@ -61,7 +61,7 @@ pub(super) async fn write(
         return Ok(committed_early(&upload));
     }
     let room = match offset {
-        0 => uploads.reserve(&upload).await?,
+        0 => uploads.reserve(&upload, &mut requests).await?,
         // What broke off has its room.
         _ => Reservation::none(),
     };

@@ -21,7 +21,7 @@ use crate::limits::Lobby;
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
 /// How many bytes a client may send on one stream ahead of being read, within the window of its connection.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// The largest frame that is taken.
 const MAX_FRAME_BYTES: u32 = 256 << 10;

@@ -28,6 +28,8 @@ mod connection;
 mod opening;
 mod windows;
 
+pub(crate) use connection::STREAM_WINDOW_BYTES;
+
 use arrival::{Arrived, Io, Ways};
 use complaint::Complaints;
 use windows::{Side, Window, Windows};

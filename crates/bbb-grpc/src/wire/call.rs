@@ -168,6 +168,27 @@ pub struct Requests {
 }
 
 impl Requests {
+    /// The memory of a message.
+    async fn reserve(&mut self, bytes: u64) -> Result<Reservation, Status> {
+        if let Some(reservation) = self.budget.try_reserve(bytes) {
+            return Ok(reservation);
+        }
+        let place = self.place_to_wait(bytes);
+        let reservation = self.budget.reserve(bytes).await?;
+        place.map(|_| reservation).ok_or_else(too_many_wait)
+    }
+
+    /// A place to wait in while so many bytes lie in the window of the connection. If there is none, what comes is
+    /// discarded from now on: the call can but be told to come back when its turn would be.
+    pub(crate) fn place_to_wait(&mut self, bytes: u64) -> Option<Reservation> {
+        let Some(lobby) = &self.lobby else { return Some(Reservation::none()) };
+        let place = lobby.place(bytes);
+        if place.is_none() {
+            self.body = Body::empty();
+        }
+        place
+    }
+
     /// The next message; none after the last. The memory of the one before goes back to the budget.
     ///
     /// Dropping the future loses nothing.
@@ -180,8 +201,7 @@ impl Requests {
             if let Some(len) = self.frames.awaited().map_err(frame_status)?
                 && self.reserved.is_none()
             {
-                let reserved = reserve(&self.budget, self.lobby.as_ref(), len as u64);
-                self.reserved = Some(reserved.await?);
+                self.reserved = Some(self.reserve(len as u64).await?);
             }
             if let Some(message) = self.frames.next_message().map_err(frame_status)? {
                 return Ok(Some(message));
@@ -206,21 +226,6 @@ impl Requests {
                 None => self.ended = true,
             }
         }
-    }
-}
-
-/// The memory of a message: as soon as there is some, if there is a place to wait.
-async fn reserve(
-    budget: &Budget,
-    lobby: Option<&Lobby>,
-    bytes: u64,
-) -> Result<Reservation, Status> {
-    if let Some(reservation) = budget.try_reserve(bytes) {
-        return Ok(reservation);
-    }
-    match lobby.map(|lobby| lobby.place(bytes)) {
-        Some(None) => Err(too_many_wait()),
-        _place => budget.reserve(bytes).await,
     }
 }
 

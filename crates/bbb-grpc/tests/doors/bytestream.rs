@@ -376,6 +376,25 @@ async fn a_deadline_ends_a_call() {
 }
 
 #[tokio::test]
+async fn uploads_that_wait_for_memory_do_not_keep_others_from_coming() {
+    // Two uploads fit into the memory, and a little more than one into the window of their connection.
+    let server = Server::within(Room { uploads: 2 << 20, ..Room::default() }, settings()).await;
+    let calls = (0..8u8).map(|number| {
+        let mut client = client(&server);
+        let data = vec![number; 3 << 20];
+        let sent = messages(&upload(Digest::of(FUNCTION, &data)), &data, 64 << 10);
+        async move {
+            // Who finds no place to wait is told so when its turn would be.
+            while let Err(status) = write(&mut client, sent.clone()).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            }
+        }
+    });
+    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
+    timeout(Duration::from_secs(8), futures::future::join_all(calls)).await.unwrap();
+}
+
+#[tokio::test]
 async fn uploads_that_broke_off_make_room_for_others() {
     let server = Server::within(Room { uploads: 4 << 20, ..Room::default() }, settings()).await;
     let mut client = client(&server);

@@ -355,7 +355,7 @@ async fn large_messages_that_wait_for_memory_do_not_keep_others_from_coming() {
         let requests = vec![update::Request { digest, data, ..Default::default() }];
         let request = BatchUpdateBlobsRequest { requests, ..Default::default() };
         async move {
-            // Who finds no place to wait is told so at once.
+            // Who finds no place to wait is told so when its turn would be.
             while let Err(status) = client.batch_update_blobs(request.clone()).await {
                 assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
             }
