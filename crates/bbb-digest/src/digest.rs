@@ -1,4 +1,4 @@
-use std::{cmp, fmt, hash, str};
+use std::{cmp, fmt, hash, str, sync::LazyLock};
 
 use crate::{Function, Hasher};
 
@@ -105,9 +105,11 @@ impl Digest {
         &self.hash[..self.function.hash_len()]
     }
 
-    /// Whether this names the empty blob.
-    pub const fn is_empty(&self) -> bool {
-        self.size_bytes == 0
+    /// Whether this names the empty blob. One of no bytes with any other hash names nothing that there can be.
+    pub fn is_empty(&self) -> bool {
+        static EMPTY: LazyLock<[Digest; Function::ALL.len()]> =
+            LazyLock::new(|| Function::ALL.map(Digest::empty));
+        self.size_bytes == 0 && EMPTY.contains(self)
     }
 
     /// The hash in lowercase hexadecimal.
@@ -234,6 +236,15 @@ mod tests {
             let parsed = Digest::parse(function, digest.hex().as_str(), 5).unwrap();
             assert_eq!(digest, parsed);
             assert_eq!(digest.hash().len(), function.hash_len());
+        }
+    }
+
+    #[test]
+    fn no_bytes_have_one_hash() {
+        for function in Function::ALL {
+            assert!(Digest::empty(function).is_empty());
+            let other = Digest::of(function, b"x").hex();
+            assert!(!Digest::parse(function, other.as_str(), 0).unwrap().is_empty());
         }
     }
 

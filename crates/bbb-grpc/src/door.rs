@@ -7,7 +7,7 @@ use bbb_reapi::{Invalid, parts};
 use bbb_storage::{Instances, Stores};
 use tonic::Status;
 
-use crate::{status::IntoStatus as _, wire::Wire};
+use crate::{Budget, status::IntoStatus as _, wire::Wire};
 
 /// A message that cannot be decoded is the client's fault.
 pub(crate) fn undecodable(error: impl fmt::Display) -> Status {
@@ -24,6 +24,8 @@ pub(crate) fn check_parts(shape: &parts::Shape, message: &[u8]) -> Result<(), St
 pub struct Door {
     /// How requests are read.
     pub wire: Wire,
+    /// The memory of replies that hold blobs, until they are sent.
+    pub replies: Budget,
     /// The stores.
     pub instances: Arc<Instances>,
     /// The largest blob that is taken, in bytes.

@@ -47,13 +47,24 @@ pub struct Settings {
 #[derive(Clone, Debug)]
 pub struct Budgets {
     requests: Budget,
+    /// Apart, so that clients which are slow to take their replies keep nobody from asking; and a call holds some of
+    /// the one while it waits for the other.
+    replies: Budget,
     uploads: Budget,
 }
+
+/// Replies have so small a part of the memory of requests.
+const REPLIES_PART: u64 = 4;
 
 impl Budgets {
     /// So much for requests while they are read and answered, and so much for uploads between their messages, in bytes.
     pub fn new(request_bytes: u64, upload_bytes: u64) -> Self {
-        Self { requests: Budget::new(request_bytes), uploads: Budget::new(upload_bytes) }
+        let reply_bytes = request_bytes / REPLIES_PART;
+        Self {
+            requests: Budget::new(request_bytes - reply_bytes),
+            replies: Budget::new(reply_bytes),
+            uploads: Budget::new(upload_bytes),
+        }
     }
 }
 
@@ -99,6 +110,7 @@ impl Doors {
         let doors = Self::over_blobs(settings.max_blob_bytes, budgets, &instances, logs);
         let door = |max_message_bytes| Door {
             wire: Wire::new(budgets.requests.clone(), max_message_bytes),
+            replies: budgets.replies.clone(),
             instances: Arc::clone(&instances),
             max_blob_bytes: settings.max_blob_bytes,
         };
@@ -134,7 +146,8 @@ impl Doors {
     ) -> Self {
         let mut doors = Self::over_blobs(max_blob_bytes, budgets, &instances, logs);
         let wire = Wire::new(budgets.requests.clone(), MAX_MESSAGE_BYTES);
-        let door = Door { wire, instances, max_blob_bytes };
+        let replies = budgets.replies.clone();
+        let door = Door { wire, replies, instances, max_blob_bytes };
         doors.router = doors.router.merge(action_cache::routes(door, true));
         doors
     }
@@ -156,6 +169,7 @@ impl Doors {
     ) -> Self {
         let door = || Door {
             wire: Wire::new(budgets.requests.clone(), MAX_MESSAGE_BYTES),
+            replies: budgets.replies.clone(),
             instances: Arc::clone(instances),
             max_blob_bytes,
         };

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -38,16 +39,46 @@ pub struct Budget {
     total_units: u32,
 }
 
+/// RESOURCE_EXHAUSTED.
+pub(crate) fn too_many_wait() -> Status {
+    status::exhausted("memory", "too many requests wait for memory: try again")
+}
+
 /// Memory that is reserved until this is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Reservation {
     /// The reservation of nothing.
     pub fn none() -> Self {
-        Self { _permit: None }
+        Self { permit: None }
+    }
+
+    /// Gives back all but so many bytes.
+    pub fn shrink_to(&mut self, bytes: u64) {
+        if let Some(permit) = &mut self.permit {
+            let units = usize::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(usize::MAX);
+            drop(permit.split(permit.num_permits().saturating_sub(units)));
+        }
+    }
+
+    /// The same bytes, which hold this until the last part of them is dropped: until it is sent, where they are sent.
+    pub fn holding(self, bytes: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Held { bytes, _memory: self })
+    }
+}
+
+/// Bytes with their memory.
+struct Held {
+    bytes: Vec<u8>,
+    _memory: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -70,10 +101,8 @@ impl Budget {
         let units = self.units_of(bytes);
         let permit = timeout(MAX_WAIT, Arc::clone(&self.units).acquire_many_owned(units)).await;
         match permit {
-            Ok(Ok(permit)) => Ok(Reservation { _permit: Some(permit) }),
-            Ok(Err(_)) | Err(_) => {
-                Err(status::exhausted("memory", "too many requests wait for memory: try again"))
-            }
+            Ok(Ok(permit)) => Ok(Reservation { permit: Some(permit) }),
+            Ok(Err(_)) | Err(_) => Err(too_many_wait()),
         }
     }
 
@@ -83,7 +112,7 @@ impl Budget {
             return Some(Reservation::none());
         }
         let permit = Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes));
-        permit.ok().map(|permit| Reservation { _permit: Some(permit) })
+        permit.ok().map(|permit| Reservation { permit: Some(permit) })
     }
 
     /// More than all there is counts as all there is.
@@ -95,6 +124,27 @@ impl Budget {
     /// How many bytes are free.
     pub fn free_bytes(&self) -> u64 {
         self.units.available_permits() as u64 * UNIT_BYTES
+    }
+}
+
+/// Where the calls of one connection wait for memory: what comes of them lies in its window. When it fills that, nothing
+/// comes any more of those that have their memory, and none of it becomes free. So those that wait may have a part of it;
+/// there is always a place for one.
+#[derive(Clone, Debug)]
+pub(crate) struct Lobby(Budget);
+
+/// Calls that wait may take so small a part of the window of their connection.
+const LOBBY_PART: u64 = 2;
+
+impl Lobby {
+    /// The lobby of a connection with this window.
+    pub(crate) fn of_window(window_bytes: u64) -> Self {
+        Self(Budget::new(window_bytes / LOBBY_PART))
+    }
+
+    /// A place for a call of which so many bytes may come, if there is one.
+    pub(crate) fn place(&self, bytes: u64) -> Option<Reservation> {
+        self.0.try_reserve(bytes)
     }
 }
 
@@ -110,6 +160,15 @@ mod tests {
         let refused = budget.reserve(4 << 10).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         drop(first);
+        let mut shrunk = budget.reserve(9 << 10).await.unwrap();
+        shrunk.shrink_to(3 << 10);
+        shrunk.shrink_to(5 << 10);
+        assert_eq!(budget.free_bytes(), 7 << 10);
+        let mut held = shrunk.holding(vec![7; 3 << 10]);
+        let part = held.split_off(1 << 10);
+        drop(held);
+        assert_eq!(budget.free_bytes(), 7 << 10);
+        drop(part);
         assert!(budget.reserve(u64::MAX).await.is_ok());
         assert_eq!(budget.free_bytes(), 10 << 10);
     }

@@ -6,7 +6,7 @@ const PARTS: u64 = 32;
 /// The memory of a node, by what it is for; all of it together is `--memory`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemorySplit {
-    /// Requests while they are read and answered.
+    /// Requests while they are read and answered, and batches of blobs until they are sent.
     pub(crate) requests_bytes: u64,
     /// Requests of other nodes. They have a part of their own, since requests of clients wait for other nodes: were both one,
     /// two nodes that are full could wait for each other.

@@ -47,6 +47,8 @@ struct Node {
     /// How long to wait if it does not answer next time.
     retry: Duration,
     is_asked: bool,
+    /// Whether it is to be told something that came up after it was asked.
+    is_behind: bool,
     /// Whether the log has said already that it is not of this cluster, or that it does not answer.
     is_logged: bool,
 }
@@ -117,6 +119,9 @@ impl Admission {
                 node.due = now + REFUSED_FOR;
             }
         }
+        if std::mem::take(&mut node.is_behind) {
+            node.due = now;
+        }
     }
 
     /// Takes what a node said unasked. One that is no member yet is asked at once.
@@ -133,6 +138,8 @@ impl Admission {
     pub(super) fn ask_all(&mut self, now: Duration) {
         for node in self.nodes.values_mut() {
             node.due = node.due.min(now);
+            // What is on its way to it was said before.
+            node.is_behind = node.is_asked;
         }
     }
 
@@ -162,6 +169,7 @@ impl Node {
             due: now,
             retry: RETRIED_FIRST,
             is_asked: false,
+            is_behind: false,
             is_logged: false,
         }
     }

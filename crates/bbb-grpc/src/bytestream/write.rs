@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bbb_reapi::{Compressor, Invalid, UploadResource};
 use bbb_storage::{Cas, Encoding, Logs, Source, SourceContent};
-use futures::{FutureExt as _, future};
+use futures::FutureExt as _;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Door, Reservation,
     door::undecodable,
-    status::{IntoStatus as _, deadline_exceeded},
+    status::{IntoStatus as _, aborted, deadline_exceeded},
     wire::Requests,
 };
 
@@ -52,7 +52,7 @@ pub(super) async fn write(
     if first.finish_write && offset == 0 {
         let _held = match upload.blob.compressor {
             Compressor::Identity => None,
-            Compressor::Zstd => Some(uploads.reserve(&upload).await?),
+            Compressor::Zstd => Some(uploads.reserve(&upload, &mut requests).await?),
         };
         return write_whole(&cas, &upload, first, requests).await;
     }
@@ -61,7 +61,7 @@ pub(super) async fn write(
         return Ok(committed_early(&upload));
     }
     let room = match offset {
-        0 => uploads.reserve(&upload).await?,
+        0 => uploads.reserve(&upload, &mut requests).await?,
         // What broke off has its room.
         _ => Reservation::none(),
     };
@@ -202,20 +202,23 @@ impl Writing {
         }
     }
 
-    /// Waits for the next message, or for a store that has the blob meanwhile.
+    /// Waits for the next message, for a store that has the blob meanwhile, or for another call that goes on.
     async fn wait(&mut self, requests: &mut Requests) -> Waited {
+        let wanted = self.active.wanted();
         let Some(upload) = self.active.upload() else { return Waited::Over(Ok(())) };
-        let message = std::pin::pin!(next(requests));
-        let over = std::pin::pin!(upload.over());
-        let Ok(next) = timeout(MAX_PAUSE, future::select(over, message)).await else {
-            let what = "nothing came for minutes: go on where QueryWriteStatus says";
-            return Waited::Ended(Err(deadline_exceeded(what)));
-        };
-        match next {
-            future::Either::Left((over, _)) => Waited::Over(over),
-            future::Either::Right((Ok(Some(message)), _)) => Waited::Message(message),
-            future::Either::Right((Ok(None), _)) => Waited::Ended(Ok(())),
-            future::Either::Right((Err(status), _)) => Waited::Ended(Err(status)),
+        tokio::select! {
+            biased;
+            over = upload.over() => Waited::Over(over),
+            message = timeout(MAX_PAUSE, next(requests)) => match message {
+                Ok(Ok(Some(message))) => Waited::Message(message),
+                Ok(Ok(None)) => Waited::Ended(Ok(())),
+                Ok(Err(status)) => Waited::Ended(Err(status)),
+                Err(_) => {
+                    let what = "nothing came for minutes: go on where QueryWriteStatus says";
+                    Waited::Ended(Err(deadline_exceeded(what)))
+                }
+            },
+            () = wanted => Waited::Ended(Err(aborted("another call goes on with this upload"))),
         }
     }
 

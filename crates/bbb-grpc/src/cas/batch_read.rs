@@ -23,7 +23,7 @@ use tonic::Status;
 
 use super::CONCURRENT_BLOBS;
 use crate::{
-    Door,
+    Door, Reservation,
     door::{check_parts, undecodable},
     limits::{MAX_BATCH_BYTES, MAX_REPLY_BYTES},
     status::{IntoStatus as _, internal},
@@ -32,6 +32,13 @@ use crate::{
 
 /// Up to so many bytes are put together without leaving the reactor.
 const INLINE_BYTES: u64 = 256 << 10;
+
+/// What stands beside the data of a blob in a response, in bytes: mostly its digest.
+const ENTRY_BYTES: u64 = 100;
+
+/// Of more blobs than this the code alone tells what went wrong with each, so that a response which names all of a large
+/// batch as missing is not too large itself.
+const MAX_EXPLAINED: usize = 5_000;
 
 /// Blobs smaller than this, in bytes, are not worth a zstd frame.
 const MIN_COMPRESSED_BYTES: u64 = 256;
@@ -51,13 +58,15 @@ pub(super) async fn answer(door: Arc<Door>, request: Request) -> Response {
             let zstd = request.acceptable_compressors.contains(&(compressor::Value::Zstd as i32));
             let wanted = if zstd { Wanted::ALL_ZSTD } else { Wanted::ALL };
             let cas = door.stores(&request.instance_name)?.cas;
-            let _reserved = door.wire.budget().reserve(2 * total).await?;
+            // What is found, and the response that it is put into.
+            let beside = digests.len() as u64 * ENTRY_BYTES;
+            let memory = door.replies.reserve(2 * total + beside).await?;
             let found: Vec<Found> = stream::iter(digests)
                 .map(|digest| find(cas.as_ref(), digest, wanted))
                 .buffered(CONCURRENT_BLOBS)
                 .collect()
                 .await;
-            respond(found, zstd, total).await
+            respond(found, zstd, total, memory).await
         })
         .await
 }
@@ -111,7 +120,12 @@ async fn data(blob: Blob) -> Result<Data, Error> {
 }
 
 /// Puts the response together, off the reactor where that takes long.
-async fn respond(found: Vec<Found>, zstd: bool, total: u64) -> Result<Message, Status> {
+async fn respond(
+    found: Vec<Found>,
+    zstd: bool,
+    total: u64,
+    mut memory: Reservation,
+) -> Result<Message, Status> {
     let in_memory = found.iter().all(|found| matches!(found.data, Ok(Data::Bytes(_)) | Err(_)));
     let response = match in_memory && !zstd && total <= INLINE_BYTES {
         true => encode(found, zstd, total),
@@ -123,13 +137,16 @@ async fn respond(found: Vec<Found>, zstd: bool, total: u64) -> Result<Message, S
         let what = format!("would make a response of {} bytes: ask for fewer", response.len());
         return Err(Invalid::new("digests", what).into_status());
     }
-    Ok(Message::encoded(response))
+    // A client may be slow to take it.
+    memory.shrink_to(response.len() as u64);
+    Ok(Message::encoded(memory.holding(response)))
 }
 
 /// The encoded `BatchReadBlobsResponse`; may block.
 fn encode(found: Vec<Found>, zstd: bool, total: u64) -> Vec<u8> {
-    let mut response = Vec::with_capacity(total as usize + found.len() * 100);
+    let mut response = Vec::with_capacity(total as usize + found.len() * ENTRY_BYTES as usize);
     let mut entry = Vec::new();
+    let is_brief = found.len() > MAX_EXPLAINED;
     for Found { digest, data } in found {
         entry.clear();
         digest_field(1, &digest, &mut entry);
@@ -144,7 +161,13 @@ fn encode(found: Vec<Found>, zstd: bool, total: u64) -> Vec<u8> {
                     encode_varint(compressor::Value::Zstd as u64, &mut entry);
                 }
             }
-            Err(error) => put_message(3, &error.into_message(), &mut entry),
+            Err(error) => {
+                let mut status = error.into_message();
+                if is_brief {
+                    status = rpc::Status { code: status.code, ..Default::default() };
+                }
+                put_message(3, &status, &mut entry);
+            }
         }
         encode_key(1, WireType::LengthDelimited, &mut response);
         encode_varint(entry.len() as u64, &mut response);

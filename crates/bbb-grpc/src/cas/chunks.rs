@@ -69,8 +69,12 @@ pub(super) async fn get_mapping(door: Arc<Door>, request: Request) -> Response {
             let cas = door.stores(&request.instance_name)?.cas;
             let blob = blob_digest(function, request.blob_digest.as_ref())?;
             let chunks = chunks_of(&door, cas, blob, MAX_CHUNKS).await?;
-            let messages: Vec<_> =
-                chunks.chunks(CHUNKS_PER_MESSAGE).enumerate().map(mapping).collect();
+            let mut lists: Vec<_> = chunks.chunks(CHUNKS_PER_MESSAGE).collect();
+            if lists.is_empty() {
+                // That of the empty blob has a message too, since the first one tells the function.
+                lists.push(&[]);
+            }
+            let messages: Vec<_> = lists.into_iter().enumerate().map(mapping).collect();
             Ok(streaming(stream::iter(messages), deadline))
         })
         .await

@@ -15,12 +15,13 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt as _;
 
 use super::windows::Window;
+use crate::limits::Lobby;
 
 /// How many calls one connection may have open at once.
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
 /// How many bytes a client may send on one stream ahead of being read, within the window of its connection.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 
 /// The largest frame that is taken.
 const MAX_FRAME_BYTES: u32 = 256 << 10;
@@ -58,7 +59,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connect_info = TcpConnectInfo { local_addr: None, remote_addr: Some(from) };
+    let lobby = Lobby::of_window(u64::from(window.bytes()));
     let service = router.map_request(move |mut request: http::Request<Incoming>| {
+        request.extensions_mut().insert(lobby.clone());
         request.extensions_mut().insert(connect_info.clone());
         request.map(Body::new)
     });

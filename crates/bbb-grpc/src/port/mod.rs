@@ -12,6 +12,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bbb_lifecycle::{Stop, TaskGroup};
+use futures::future::{join, join_all};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -26,6 +27,8 @@ mod connection;
 
 mod opening;
 mod windows;
+
+pub(crate) use connection::STREAM_WINDOW_BYTES;
 
 use arrival::{Arrived, Io, Ways};
 use complaint::Complaints;
@@ -105,14 +108,14 @@ impl Port {
         let sweeper_stop = tasks.stop();
         tasks.spawn("uploads", async move {
             let mut ticks = interval(SWEEP_EVERY);
-            sweeper_stop
-                .until_requested(async {
-                    loop {
-                        ticks.tick().await;
-                        uploads.iter().for_each(|uploads| uploads.sweep());
-                    }
-                })
-                .await;
+            let driving = join_all(uploads.iter().map(|uploads| uploads.drive()));
+            let sweeping = async {
+                loop {
+                    ticks.tick().await;
+                    uploads.iter().for_each(|uploads| uploads.sweep());
+                }
+            };
+            sweeper_stop.until_requested(join(driving, sweeping)).await;
         });
         if let Some(tls) = self.client_tls.clone() {
             let stop = tasks.stop();

@@ -11,6 +11,7 @@ use tonic::Status;
 use super::{FrameError, Frames, Message, Response, Rope, refuse, reply};
 use crate::{
     Budget, Reservation,
+    limits::{Lobby, too_many_wait},
     status::{self, IntoStatus as _},
 };
 
@@ -77,6 +78,7 @@ impl Wire {
             Err(status) => return refuse(status),
         };
         let requests = Requests {
+            lobby: request.extensions().get().cloned(),
             body: request.into_body(),
             frames: Frames::new(self.max_message_bytes),
             budget: self.budget.clone(),
@@ -158,12 +160,35 @@ pub struct Requests {
     body: Body,
     frames: Frames,
     budget: Budget,
+    /// Where they wait for memory. None where their connection is not known.
+    lobby: Option<Lobby>,
     /// The memory of the message that was given last.
     reserved: Option<Reservation>,
     ended: bool,
 }
 
 impl Requests {
+    /// The memory of a message.
+    async fn reserve(&mut self, bytes: u64) -> Result<Reservation, Status> {
+        if let Some(reservation) = self.budget.try_reserve(bytes) {
+            return Ok(reservation);
+        }
+        let place = self.place_to_wait(bytes);
+        let reservation = self.budget.reserve(bytes).await?;
+        place.map(|_| reservation).ok_or_else(too_many_wait)
+    }
+
+    /// A place to wait in while so many bytes lie in the window of the connection. If there is none, what comes is
+    /// discarded from now on: the call can but be told to come back when its turn would be.
+    pub(crate) fn place_to_wait(&mut self, bytes: u64) -> Option<Reservation> {
+        let Some(lobby) = &self.lobby else { return Some(Reservation::none()) };
+        let place = lobby.place(bytes);
+        if place.is_none() {
+            self.body = Body::empty();
+        }
+        place
+    }
+
     /// The next message; none after the last. The memory of the one before goes back to the budget.
     ///
     /// Dropping the future loses nothing.
@@ -176,7 +201,7 @@ impl Requests {
             if let Some(len) = self.frames.awaited().map_err(frame_status)?
                 && self.reserved.is_none()
             {
-                self.reserved = Some(self.budget.reserve(len as u64).await?);
+                self.reserved = Some(self.reserve(len as u64).await?);
             }
             if let Some(message) = self.frames.next_message().map_err(frame_status)? {
                 return Ok(Some(message));

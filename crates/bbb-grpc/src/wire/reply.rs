@@ -80,7 +80,7 @@ pub fn digest_field(field: u32, digest: &Digest, buffer: &mut Vec<u8>) {
     encode_key(1, WireType::LengthDelimited, buffer);
     encode_varint(hex.as_str().len() as u64, buffer);
     buffer.extend_from_slice(hex.as_str().as_bytes());
-    if !digest.is_empty() {
+    if digest.size_bytes() > 0 {
         encode_key(2, WireType::Varint, buffer);
         encode_varint(digest.size_bytes(), buffer);
     }

@@ -284,6 +284,35 @@ async fn an_upload_goes_on_where_it_broke_off() {
 }
 
 #[tokio::test]
+async fn an_upload_goes_on_although_the_call_before_looks_alive() {
+    let server = Server::start().await;
+    let mut silent = client(&server);
+    let data = noise(200_000);
+    let name = upload(Digest::of(FUNCTION, &data));
+    let sent = messages(&name, &data, 100_000);
+    // What a connection looks like whose other end is gone: nothing comes, and nothing ends it.
+    let (sender, receiver) = mpsc::channel::<WriteRequest>(4);
+    sender.send(sent[0].clone()).await.unwrap();
+    let mut client = client(&server);
+    let going_on = async {
+        while query(&mut client, &name).await.ok() != Some((100_000, false)) {
+            tokio::task::yield_now().await;
+        }
+        let rest = WriteRequest { resource_name: name.clone(), ..sent[1].clone() };
+        loop {
+            match write(&mut client, vec![rest.clone()]).await {
+                Err(status) if status.code() == Code::Aborted => tokio::task::yield_now().await,
+                other => return other,
+            }
+        }
+    };
+    let going_on = timeout(Duration::from_secs(10), going_on);
+    let (before, after) = tokio::join!(silent.write(ReceiverStream::new(receiver)), going_on);
+    assert_eq!(before.unwrap_err().code(), Code::Aborted);
+    assert_eq!(after.unwrap().unwrap(), 200_000);
+}
+
+#[tokio::test]
 async fn an_upload_may_begin_again() {
     let server = Server::start().await;
     let mut client = client(&server);
@@ -344,6 +373,25 @@ async fn a_deadline_ends_a_call() {
     request.set_timeout(Duration::from_millis(50));
     let late = client.write(request).await.unwrap_err();
     assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late}");
+}
+
+#[tokio::test]
+async fn uploads_that_wait_for_memory_do_not_keep_others_from_coming() {
+    // Two uploads fit into the memory, and a little more than one into the window of their connection.
+    let server = Server::within(Room { uploads: 2 << 20, ..Room::default() }, settings()).await;
+    let calls = (0..8u8).map(|number| {
+        let mut client = client(&server);
+        let data = vec![number; 3 << 20];
+        let sent = messages(&upload(Digest::of(FUNCTION, &data)), &data, 64 << 10);
+        async move {
+            // Who finds no place to wait is told so when its turn would be.
+            while let Err(status) = write(&mut client, sent.clone()).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            }
+        }
+    });
+    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
+    timeout(Duration::from_secs(8), futures::future::join_all(calls)).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,22 +1,29 @@
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use bbb_digest::{Digest, Function};
+use bbb_digest::{Digest, Function, InstanceName};
+use bbb_grpc::{Budgets, Doors};
+use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{
     ToProto as _, function_code,
     proto::protobuf,
     proto::reapi::{
         self, BatchReadBlobsRequest, BatchUpdateBlobsRequest, FindMissingBlobsRequest,
         GetChunkMappingRequest, GetTreeRequest, RegisterChunkMappingRequest, SpliceBlobRequest,
-        SplitBlobRequest, batch_update_blobs_request as update, compressor,
+        SplitBlobRequest, batch_update_blobs_request as update, chunking_function, compressor,
         content_addressable_storage_client::ContentAddressableStorageClient, digest_function,
     },
 };
 use bbb_storage::zstd;
 use futures::stream;
+use http_body_util::BodyExt as _;
 use prost::Message as _;
 use tonic::{Code, Status, transport::Channel};
+use tower::ServiceExt as _;
 
-use crate::support::{FUNCTION, Memory, Server, noise};
+use crate::support::{FUNCTION, Memory, Room, Server, memories, noise, settings};
 
 type Client = ContentAddressableStorageClient<Channel>;
 
@@ -140,6 +147,58 @@ async fn batches_go_both_ways_and_each_blob_has_its_status() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn replies_that_are_not_taken_stay_within_their_memory() {
+    let (memories, instances) = memories();
+    let memory = Arc::clone(memories.lock().unwrap().entry(InstanceName::default()).or_default());
+    let digests = vec![memory.add(noise(900 << 10)).to_proto()];
+    let message = BatchReadBlobsRequest { digests, ..Default::default() }.encode_to_vec();
+    let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+    let tasks = TaskGroup::new("doors");
+    // Replies have 1.5 MiB of it, of which one that waits to be taken has 900 KiB.
+    let doors = Doors::new(settings(), &Budgets::new(6 << 20, 1 << 20), instances);
+    let router = doors.into_router(tasks.stop());
+    let call = async || {
+        let request = http::Request::post(format!("/{}/BatchReadBlobs", bbb_grpc::cas::NAME))
+            .header("content-type", "application/grpc")
+            .body(axum::body::Body::from(frame.clone()));
+        let response = router.clone().oneshot(request.unwrap()).await.unwrap();
+        let refused = response.headers().get("grpc-status").map(|code| code.as_bytes().to_vec());
+        (refused, response)
+    };
+    let (refused, slow) = call().await;
+    assert_eq!(refused, None);
+    let exhausted = (Code::ResourceExhausted as i32).to_string().into_bytes();
+    assert_eq!(call().await.0, Some(exhausted));
+    let sent = slow.into_body().collect().await.unwrap();
+    assert!(sent.to_bytes().len() > 900 << 10);
+    assert_eq!(call().await.0, None);
+}
+
+#[tokio::test]
+async fn a_large_batch_may_be_missing_as_a_whole() {
+    let server = Server::start().await;
+    let absent = |i: u32| Digest::of(FUNCTION, &i.to_be_bytes()).to_proto();
+    let request =
+        BatchReadBlobsRequest { digests: (0..40_000).map(absent).collect(), ..Default::default() };
+    let read = client(&server).batch_read_blobs(request).await.unwrap().into_inner();
+    assert_eq!(read.responses.len(), 40_000);
+    let missing = |response: &reapi::batch_read_blobs_response::Response| {
+        response.status.as_ref().is_some_and(|status| status.code == Code::NotFound as i32)
+    };
+    assert!(read.responses.iter().all(missing));
+}
+
+#[tokio::test]
+async fn a_batch_that_needs_all_memory_gets_it() {
+    let server = Server::within(Room { requests: 6 << 20, ..Room::default() }, settings()).await;
+    let blobs = (0..100u8).map(|byte| server.memory().add(vec![byte; 31 << 10]));
+    let digests = blobs.map(|digest| digest.to_proto()).collect();
+    let request = BatchReadBlobsRequest { digests, ..Default::default() };
+    let read = client(&server).batch_read_blobs(request).await.unwrap().into_inner();
+    assert_eq!(read.responses.len(), 100);
 }
 
 #[tokio::test]
@@ -283,6 +342,43 @@ async fn mapping(
         chunks.extend(response.chunk_digests);
     }
     Ok(chunks.iter().map(|chunk| bbb_reapi::digest(FUNCTION, chunk).unwrap()).collect())
+}
+
+#[tokio::test]
+async fn large_messages_that_wait_for_memory_do_not_keep_others_from_coming() {
+    // Three messages fit into the memory, two into the window of a connection.
+    let server = Server::within(Room { requests: 8 << 20, ..Room::default() }, settings()).await;
+    let calls = (0..16u8).map(|byte| {
+        let mut client = client(&server);
+        let data = vec![byte; 2 << 20];
+        let digest = Some(Digest::of(FUNCTION, &data).to_proto());
+        let requests = vec![update::Request { digest, data, ..Default::default() }];
+        let request = BatchUpdateBlobsRequest { requests, ..Default::default() };
+        async move {
+            // Who finds no place to wait is told so when its turn would be.
+            while let Err(status) = client.batch_update_blobs(request.clone()).await {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+            }
+        }
+    });
+    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
+    let done = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(calls));
+    done.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_mapping_of_the_empty_blob_tells_its_function() {
+    let server = Server::start().await;
+    let request = GetChunkMappingRequest {
+        blob_digest: Some(Digest::empty(FUNCTION).to_proto()),
+        digest_function: SHA256,
+        ..Default::default()
+    };
+    let mut stream = client(&server).get_chunk_mapping(request).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().expect("there is a first message");
+    assert_eq!(first.chunking_function, chunking_function::Value::FastCdc2020 as i32);
+    assert_eq!(first.chunk_digests, []);
+    assert_eq!(stream.message().await.unwrap(), None);
 }
 
 #[tokio::test]

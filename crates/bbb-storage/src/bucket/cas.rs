@@ -46,7 +46,7 @@ impl Cas for Blobs {
             let content = Content::Bytes(Bytes::new());
             return Ok(Blob { size_bytes: 0, encoding: Encoding::Identity, content });
         }
-        if digest.is_empty() {
+        if digest.size_bytes() == 0 {
             return Err(Error::Missing(digest));
         }
         self.place(digest).read(wanted).await
@@ -56,7 +56,7 @@ impl Cas for Blobs {
         if is_empty_blob(digest) {
             return Ok(());
         }
-        if digest.is_empty() {
+        if digest.size_bytes() == 0 {
             let found = "bytes that no hash of nothing is".to_owned();
             return Err(Error::Mismatch { expected: digest, found });
         }
@@ -74,7 +74,7 @@ impl Cas for Blobs {
         let looks = stream::iter(unknown).map(|place| async move {
             let Place { bucket, digest, key, id } = place;
             // No bytes have the hash of a blob of no bytes, but for the empty one.
-            let is_there = !digest.is_empty() && bucket.exists(key, id).await?;
+            let is_there = digest.size_bytes() > 0 && bucket.exists(key, id).await?;
             Ok((!is_there).then_some(digest))
         });
         let at_once = self.bucket.settings.concurrency.max(1) * LOOKS_PER_TRANSFER;

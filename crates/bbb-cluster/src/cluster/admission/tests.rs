@@ -108,6 +108,21 @@ fn what_a_member_says_unasked_counts_and_what_a_stranger_says_has_it_asked() {
 }
 
 #[test]
+fn what_comes_up_while_a_node_is_asked_is_told_right_after() {
+    let mut admission = asked(Ok(Properties::default()));
+    admission.ask_all(2 * SECOND);
+    assert_eq!(admission.take_due(2 * SECOND), [id("a", 1)]);
+    // What it is being told does not hold this yet.
+    admission.ask_all(3 * SECOND);
+    assert!(admission.take_due(3 * SECOND).is_empty());
+    for (now, due) in [(3 * SECOND, 3 * SECOND), (4 * SECOND, 9 * SECOND)] {
+        admission.introduced(&id("a", 1), Ok(Properties::default()), now, 0.5);
+        assert_eq!(admission.next_due(), Some(due));
+        admission.take_due(due);
+    }
+}
+
+#[test]
 fn introductions_are_bounded() {
     let mut admission = Admission::default();
     let live: Vec<MemberId> = (0..100).map(|number| id(&format!("node-{number}"), 1)).collect();
