@@ -263,10 +263,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        thread,
-    };
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures::future;
     use tokio::sync::oneshot;
@@ -358,30 +355,6 @@ mod tests {
         let anew = existence.look(id("a"), async { Ok(false) }).await.unwrap();
         assert_eq!(anew, (false, false), "a new look");
         assert!(lock(&existence.looks).is_empty());
-    }
-
-    #[tokio::test]
-    async fn those_who_leave_a_look_at_once_leave_nothing_of_it() {
-        let existence = Existence::new(Duration::from_secs(60));
-        for round in 0..2000 {
-            let id = id(&round.to_string());
-            let ask = || {
-                let mut ask = Box::pin(existence.look(id, future::pending()));
-                assert!((&mut ask).now_or_never().is_none());
-                ask
-            };
-            let (one, other, at_once) = (ask(), ask(), std::sync::Barrier::new(2));
-            let at_once = &at_once;
-            thread::scope(|scope| {
-                for ask in [one, other] {
-                    scope.spawn(move || {
-                        at_once.wait();
-                        drop(ask);
-                    });
-                }
-            });
-        }
-        assert_eq!(lock(&existence.looks).len(), 0);
     }
 
     #[tokio::test]
