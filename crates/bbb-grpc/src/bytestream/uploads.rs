@@ -7,12 +7,11 @@ use std::{
     time::Duration,
 };
 
-use bbb_lifecycle::TaskGroup;
 use bbb_reapi::{Compressor, Invalid, UploadResource};
-use bbb_storage::{Cas, Encoding, Error, Source, SourceContent};
+use bbb_storage::{Cas, Encoding, Source, SourceContent};
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, channel::mpsc, future, future::BoxFuture};
-use tokio::{sync::oneshot, task::AbortHandle, time::Instant};
+use futures::{StreamExt as _, channel::mpsc, future, future::BoxFuture};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
@@ -38,18 +37,13 @@ const WINDOW_BYTES: u64 = 8 << 20;
 /// The uploads that are known by name.
 ///
 /// An upload is a `put` of the store that waits for its next bytes. When its call breaks off, the `put`
-/// goes on waiting, with what it has received, until a call goes on with it or its time is over. It has a task
-/// of its own: what a future holds that nobody polls, or is about to be given, such as a store's turn, all
-/// others would wait for.
-///
+/// stays as it is, unpolled, with what it has received, until a call goes on with it or its time is over.
 /// Compressed uploads cannot go on: their offsets count the bytes before compression, which nobody but
 /// the client knows. Of them but the name is kept, and that they begin at 0.
 pub struct Uploads {
     table: Mutex<Table>,
     /// What bounds the memory that uploads hold between their messages, those that broke off included.
     room: Budget,
-    /// Has the tasks of uploads, each of which ends with its upload.
-    tasks: TaskGroup,
 }
 
 #[derive(Default)]
@@ -70,8 +64,6 @@ struct Entry {
 
 /// A `put` that waits for its bytes.
 pub(super) struct Upload {
-    task: AbortHandle,
-    /// What comes of it.
     put: BoxFuture<'static, bbb_storage::Result<()>>,
     pieces: mpsc::Sender<io::Result<Bytes>>,
     received: u64,
@@ -87,12 +79,7 @@ pub(super) enum Fed {
 }
 
 impl Upload {
-    fn new(
-        cas: Arc<dyn Cas>,
-        resource: &UploadResource,
-        room: Reservation,
-        tasks: &TaskGroup,
-    ) -> Self {
+    fn new(cas: Arc<dyn Cas>, resource: &UploadResource, room: Reservation) -> Self {
         let (pieces, stream) = mpsc::channel(0);
         let encoding = match resource.blob.compressor {
             Compressor::Identity => Encoding::Identity,
@@ -100,16 +87,8 @@ impl Upload {
         };
         let digest = resource.blob.digest;
         let source = Source { encoding, content: SourceContent::Stream(stream.boxed()) };
-        let (tell, told) = oneshot::channel();
-        let task = tasks.spawn("upload", async move {
-            let _unheard = tell.send(cas.put(digest, source).await);
-        });
-        let ended = move |_| {
-            let ended = io::Error::other("it was ended before its time");
-            Err(Error::unavailable(format!("storing {digest}"), ended))
-        };
-        let put = told.map(move |told| told.unwrap_or_else(ended)).boxed();
-        Self { task, put, pieces, received: 0, _room: room }
+        let put = Box::pin(async move { cas.put(digest, source).await });
+        Self { put, pieces, received: 0, _room: room }
     }
 
     /// The bytes received so far, as they came.
@@ -148,16 +127,10 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Uploads {
     /// Knows no upload yet. What they hold in memory comes out of `room`.
     pub fn new(room: Budget) -> Self {
-        Self { table: Mutex::default(), room, tasks: TaskGroup::new("uploads") }
+        Self { table: Mutex::default(), room }
     }
 
     /// Takes the memory that an upload holds while it is under way. Uploads that broke off make room, the
@@ -202,7 +175,7 @@ impl Uploads {
         table.generation += 1;
         let generation = table.generation;
         let upload = match table.entries.get_mut(resource) {
-            _ if offset == 0 => Upload::new(Arc::clone(cas), resource, room, &self.tasks),
+            _ if offset == 0 => Upload::new(Arc::clone(cas), resource, room),
             Some(entry) if entry.active => {
                 return Err(aborted("another call writes this upload now"));
             }
@@ -322,82 +295,5 @@ impl Drop for Active {
 impl fmt::Debug for Uploads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Uploads").field("known", &self.table().entries.len()).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use async_trait::async_trait;
-    use bbb_digest::{Digest, Function};
-    use bbb_reapi::BlobResource;
-    use bbb_storage::{Blob, Result, Wanted};
-    use tokio::sync::{Notify, Semaphore};
-
-    use super::*;
-
-    /// A store in which one put after the other has its turn, and then reads what it is to store.
-    #[derive(Debug)]
-    struct InTurn {
-        turn: tokio::sync::Mutex<()>,
-        has_turn: Notify,
-        gate: Semaphore,
-    }
-
-    #[async_trait]
-    impl Cas for InTurn {
-        async fn get(&self, digest: Digest, _: Wanted) -> Result<Blob> {
-            Err(Error::Missing(digest))
-        }
-
-        async fn put(&self, _: Digest, source: Source) -> Result<()> {
-            let turn = self.turn.lock().await;
-            self.has_turn.notify_one();
-            self.gate.acquire().await.unwrap().forget();
-            drop(turn);
-            let SourceContent::Stream(mut stream) = source.content else { return Ok(()) };
-            while stream.next().await.is_some() {}
-            Ok(())
-        }
-
-        async fn find_missing(&self, _: &[Digest]) -> Result<Vec<Digest>> {
-            Ok(Vec::new())
-        }
-    }
-
-    impl fmt::Display for InTurn {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("in turn")
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_an_upload_held_that_broke_off_is_not_held_for_ever() {
-        let (turn, has_turn, gate) =
-            (tokio::sync::Mutex::default(), Notify::new(), Semaphore::new(0));
-        let store = Arc::new(InTurn { turn, has_turn, gate });
-        let (cas, uploads) =
-            (Arc::clone(&store) as Arc<dyn Cas>, Arc::new(Uploads::new(Budget::new(1 << 20))));
-        let digest = Digest::of(Function::Sha256, b"blob");
-        let (instance, compressor) = (Default::default(), Compressor::Identity);
-        let blob = BlobResource { instance, compressor, digest };
-        let upload = UploadResource { upload: "u".to_owned(), blob };
-        let begin = |offset| uploads.begin(&upload, offset, &cas, Reservation::none()).unwrap();
-        let mut active = begin(0);
-        assert!(matches!(active.upload().unwrap().feed("bl".into()).await, Fed::Wants));
-        store.has_turn.notified().await;
-        active.note();
-        drop(active);
-        store.gate.add_permits(2);
-        // Another one comes past it...
-        let other = cas.put(digest, Bytes::new().into());
-        tokio::time::timeout(KEPT_FOR / 2, other).await.expect("its turn comes").unwrap();
-        // ...and it goes on where it was.
-        let mut active = begin(2);
-        assert!(matches!(active.upload().unwrap().feed("ob".into()).await, Fed::Wants));
-        active.upload().unwrap().finish().await.unwrap();
-        active.over();
-        while !uploads.tasks.is_empty() {
-            tokio::task::yield_now().await;
-        }
     }
 }
