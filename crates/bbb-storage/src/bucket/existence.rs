@@ -178,8 +178,9 @@ impl Existence {
             (looks.entry(id).or_insert_with(look).clone(), is_late)
         };
         // Whoever is dropped before leaves the look to the others; the last one takes it away.
-        let _leave = Leave { looks: &self.looks, id, look: &shared };
-        let found = shared.clone().await.map_err(Fault::into_error)?;
+        let seat = Seat { looks: &self.looks, id, look: Some(shared.clone()) };
+        let found = shared.await.map_err(Fault::into_error)?;
+        drop(seat);
         Ok((found, is_late))
     }
 
@@ -211,23 +212,31 @@ impl Slice {
     }
 }
 
-/// Takes a look out of the map when the first who waited for it leaves with an answer, or the last
-/// leaves without one.
-struct Leave<'a> {
+/// A place among those who wait for a look. Takes it out of the map when the first of them leaves with an answer, or the
+/// last one leaves without.
+struct Seat<'a> {
     looks: &'a Mutex<HashMap<Id, Look>>,
     id: Id,
-    look: &'a Look,
+    /// None only while this is being dropped.
+    look: Option<Look>,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Seat<'_> {
     fn drop(&mut self) {
+        let Some(ours) = self.look.take() else { return };
         let mut looks = lock(self.looks);
-        let is_ours = looks.get(&self.id).is_some_and(|look| look.ptr_eq(self.look));
-        // One in the map, and the one whose future is being dropped.
-        let is_last = self.look.strong_count().is_none_or(|count| count <= 2);
-        if is_ours && (self.look.peek().is_some() || is_last) {
-            looks.remove(&self.id);
+        let is_ours = looks.get(&self.id).is_some_and(|look| look.ptr_eq(&ours));
+        // One in the map, and ours. Whoever waits has two, and lets go of the second one under the lock: so of those who
+        // leave at once, one finds that it is the last.
+        let is_last = ours.strong_count().is_none_or(|count| count <= 2);
+        if is_ours && !is_last && ours.peek().is_none() {
+            // Others have it as well: nothing ends here that could want the lock.
+            drop(ours);
+            return;
         }
+        let from_map = is_ours.then(|| looks.remove(&self.id));
+        drop(looks);
+        drop((ours, from_map));
     }
 }
 

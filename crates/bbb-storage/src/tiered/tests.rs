@@ -7,3 +7,4 @@ mod roads;
 mod stack;
 mod stress;
 mod write_back;
+mod writes;

@@ -3,6 +3,10 @@
 //! A stream that far keeps waiting is taken in by the near tier alone, and far is given the rest from there. Otherwise whoever
 //! waits for far would hold up what else its client sends on the same connection, whose window is full of what nobody reads:
 //! and that may be the very bytes that those wait for who hold what far has no more of.
+//!
+//! A stream whose client takes its time is taken in by the near tier alone as well, and far is begun anew when all of it is
+//! there. Far sets aside memory for what is to come, and so some slow clients, or clients that went away in the middle,
+//! would leave none of it to the others.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,7 +15,8 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use tokio::{
     sync::{mpsc, oneshot},
-    task, time,
+    task,
+    time::{self, Instant},
 };
 
 use crate::{
@@ -30,6 +35,10 @@ const PIPE_PIECES: usize = 2;
 
 /// How long far may keep a stream waiting before the rest of it goes near alone.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long far waits for a client, in all, until so many bytes have come.
+const PATIENCE_WITH_CLIENTS: Duration = Duration::from_secs(5);
+const STRETCH_BYTES: u64 = 8 << 20;
 
 type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
@@ -50,13 +59,21 @@ impl Blobs {
     }
 
     async fn write_stream(&self, digest: Digest, encoding: Encoding, input: Pieces) -> Result<()> {
+        match self.write_both(digest, encoding, input).await {
+            Written::Far(stored) => stored,
+            // Only now, when far holds nothing any more of what it was given first: what it holds it might have no more of.
+            Written::Near => self.write_from_near(digest).await,
+        }
+    }
+
+    async fn write_both(&self, digest: Digest, encoding: Encoding, input: Pieces) -> Written {
         let source = |stream| Source { encoding, content: SourceContent::Stream(stream) };
         let ((near_end, near), (far_end, far)) = (pipe(), pipe());
         let near = self.write_near(digest, source(near));
-        let far = self.far.put(digest, source(far));
+        let mut far = self.far.put(digest, source(far));
         let (tell, kept) = oneshot::channel();
         let pour = self.pour(digest, encoding, input, Ends { near: near_end, far: far_end, kept });
-        tokio::pin!(near, pour, far);
+        tokio::pin!(near, pour);
         let (mut tell, mut trouble_near) = (Some(tell), None);
         let (mut is_near_done, mut is_poured) = (false, false);
         let stored = loop {
@@ -71,8 +88,16 @@ impl Blobs {
                 }
                 poured = &mut pour, if !is_poured => match poured {
                     Poured::Done => is_poured = true,
-                    Poured::Near => return self.write_from_near(digest).await,
+                    Poured::Near => return Written::Near,
                     Poured::Lost => break Err(lost(digest, trouble_near.take())),
+                    Poured::Slow(rest) => {
+                        drop(far);
+                        let (kept, ()) = tokio::join!(near, rest.pour());
+                        return match kept {
+                            Ok(()) => Written::Near,
+                            Err(trouble) => Written::Far(Err(lost(digest, Some(trouble)))),
+                        };
+                    }
                 },
             }
         };
@@ -80,21 +105,17 @@ impl Blobs {
         if stored.is_ok() && is_poured && !is_near_done {
             let _trouble = near.await;
         }
-        stored
+        Written::Far(stored)
     }
 
     /// Pours a stream into both pipes, in step with the slower one, until far's has no reader any more. When far keeps it
     /// waiting, near has all of it first.
-    async fn pour(
-        &self,
-        digest: Digest,
-        encoding: Encoding,
-        mut input: Pieces,
-        ends: Ends,
-    ) -> Poured {
+    async fn pour(&self, digest: Digest, encoding: Encoding, input: Pieces, ends: Ends) -> Poured {
         let Ends { near, far, kept } = ends;
         let (mut given_bytes, mut is_behind) = (0, false);
-        while let Some(piece) = input.next().await {
+        let mut input = Timed::new(input);
+        while let Some(next) = input.next(&near).await {
+            let Ok(piece) = next else { return Poured::Slow(Rest { input: input.input, near }) };
             // Near may have it already, or have failed.
             let is_near = near.send(copy(&piece)).await.is_ok();
             match is_behind {
@@ -140,8 +161,13 @@ impl Blobs {
     }
 
     /// Stores far what is near.
-    async fn write_from_near(&self, digest: Digest) -> Result<()> {
-        let near = self.near.get(digest, Wanted::ALL).await?;
+    pub(super) async fn write_from_near(&self, digest: Digest) -> Result<()> {
+        let near = self.near.get(digest, Wanted::ALL).await;
+        let near = near.map_err(|error| match error {
+            // It was evicted since. That is no answer to who brings it.
+            Error::Missing(_) => lost(digest, Some(error)),
+            error => error,
+        })?;
         let content = SourceContent::Stream(near.into_stream().map_err(io::Error::other).boxed());
         self.far.put(digest, Source { encoding: Encoding::Identity, content }).await
     }
@@ -236,6 +262,67 @@ enum Poured {
     Near,
     /// Far was to be given it from near, which failed.
     Lost,
+    /// The client takes its time: far shall not wait for the rest.
+    Slow(Rest),
+}
+
+/// Where a stream lies that was to be stored in both tiers.
+enum Written {
+    /// Far, if it did not fail.
+    Far(Result<()>),
+    /// Near alone.
+    Near,
+}
+
+/// What is still to come of a stream, for near alone.
+struct Rest {
+    input: Pieces,
+    near: mpsc::Sender<io::Result<Bytes>>,
+}
+
+impl Rest {
+    async fn pour(mut self) {
+        while let Some(piece) = self.input.next().await
+            && self.near.send(piece).await.is_ok()
+        {}
+    }
+}
+
+/// A stream, and how long it is still waited for.
+struct Timed {
+    input: Pieces,
+    patience: Duration,
+    /// How many bytes come until it is waited for as long again.
+    stretch_bytes: u64,
+}
+
+/// The client takes its time, and near takes in what it sends.
+struct IsSlow;
+
+impl Timed {
+    fn new(input: Pieces) -> Self {
+        Self { input, patience: PATIENCE_WITH_CLIENTS, stretch_bytes: STRETCH_BYTES }
+    }
+
+    /// The next piece. Where `near` takes none any more it is waited for however long it takes.
+    async fn next(
+        &mut self,
+        near: &mpsc::Sender<io::Result<Bytes>>,
+    ) -> Option<Result<io::Result<Bytes>, IsSlow>> {
+        let asked = Instant::now();
+        let piece = match time::timeout(self.patience, self.input.next()).await {
+            Ok(piece) => piece?,
+            Err(_) if !near.is_closed() => return Some(Err(IsSlow)),
+            Err(_) => self.input.next().await?,
+        };
+        self.patience = self.patience.saturating_sub(asked.elapsed());
+        self.stretch_bytes =
+            self.stretch_bytes.saturating_sub(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        if self.stretch_bytes == 0 {
+            (self.patience, self.stretch_bytes) = (PATIENCE_WITH_CLIENTS, STRETCH_BYTES);
+        }
+        Some(Ok(piece))
+    }
 }
 
 fn copy(piece: &io::Result<Bytes>) -> io::Result<Bytes> {

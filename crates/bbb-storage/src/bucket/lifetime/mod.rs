@@ -223,6 +223,8 @@ impl Lifetime {
                 }
                 Ok(_) => Ok(true),
                 Err(Failure::Missing) => Ok(false),
+                // Another has written it anew, or renewed it.
+                Err(Failure::Condition) => self.is_left(kind, &meta.location).await,
                 Err(failure) => Err(failure),
             },
         }

@@ -262,7 +262,8 @@ impl Refresher {
         }
     }
 
-    /// Sends the bytes again, as they are.
+    /// Sends the bytes again, as they are; [`Failure::Condition`] if they are others by now, of which a part would be taken
+    /// for a part of these.
     async fn rewrite(&self, meta: &ObjectMeta) -> Result<(), Failure> {
         let (key, size_bytes) = (&meta.location, meta.size);
         let part_bytes = PART_BYTES.max(size_bytes.div_ceil(MAX_PARTS));
@@ -271,7 +272,8 @@ impl Refresher {
         let read = async |start: u64| {
             let end = (start + part_bytes).min(size_bytes);
             let part = Part::Range(start..end);
-            Ok::<_, Failure>(self.store.get(key, part, part_bytes, None).await?.bytes)
+            let e_tag = meta.e_tag.as_deref();
+            Ok::<_, Failure>(self.store.get(key, part, part_bytes, e_tag).await?.bytes)
         };
         if size_bytes <= part_bytes {
             return self.store.put(key, PutPayload::from(read(0).await?)).await;

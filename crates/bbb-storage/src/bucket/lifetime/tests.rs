@@ -147,6 +147,21 @@ async fn many_that_want_one_renewed_make_one_request() {
     assert!(matches!(gone, Failure::Missing), "{gone}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_written_anew_is_not_cut_to_what_was_seen() {
+    let store = Aged::new(Weak { refuses_copy: true, ..Weak::default() }, 0, 1);
+    let tasks = TaskGroup::new("test");
+    let life = start(&store, HOUR, &tasks).await;
+    let seen = hour_old(&store).await;
+    store.put(&seen.location, "hello in another form".into()).await.unwrap();
+    let renewed = life.renew(&seen).await;
+    assert!(matches!(renewed, Err(Failure::Condition)), "{renewed:?}");
+    assert!(life.hold(Kind::Blob, &seen, HOUR).await.unwrap(), "it was written a moment ago");
+    let there = store.get(&seen.location).await.unwrap().bytes().await.unwrap();
+    assert_eq!(there, "hello in another form");
+    assert_eq!(tasks.shut_down(GRACE).await, 0);
+}
+
 #[tokio::test]
 async fn files_are_renewed_in_place() {
     let folder = tempfile::tempdir().unwrap();

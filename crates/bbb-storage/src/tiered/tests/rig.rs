@@ -36,6 +36,10 @@ pub(super) struct Remote {
     pub(super) puts: AtomicUsize,
     /// Streams that are open now.
     pub(super) open: Arc<AtomicUsize>,
+    /// Puts that go on now.
+    pub(super) storing: Arc<AtomicUsize>,
+    /// Whether the next put is told that its source broke off.
+    pub(super) breaks_off: AtomicBool,
     /// Whether it fails.
     pub(super) is_out: AtomicBool,
     /// Whether it gives bytes that are not right.
@@ -59,6 +63,8 @@ impl Remote {
             gets: AtomicUsize::new(0),
             puts: AtomicUsize::new(0),
             open: Arc::default(),
+            storing: Arc::default(),
+            breaks_off: AtomicBool::new(false),
             is_out: AtomicBool::new(false),
             is_wrong: AtomicBool::new(false),
             has_frames: AtomicBool::new(false),
@@ -137,7 +143,7 @@ impl Remote {
     }
 }
 
-/// Counts a stream as open until dropped.
+/// Counts a stream as open, or a put as going on, until dropped.
 struct Opened(Arc<AtomicUsize>);
 
 impl Opened {
@@ -187,8 +193,13 @@ impl Cas for Remote {
     }
 
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {
+        let _storing = Opened::new(&self.storing);
         self.puts.fetch_add(1, Ordering::SeqCst);
         self.call().await?;
+        if self.breaks_off.swap(false, Ordering::SeqCst) {
+            let source = io::Error::other("on purpose");
+            return Err(Error::BrokenOff { digest, source });
+        }
         if self.has(digest) {
             return Ok(());
         }

@@ -111,6 +111,16 @@ async fn while_far_is_out_all_goes_on_and_is_written_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_outlives_a_fault_in_reading_it() {
+    let rig = rig().await;
+    rig.remote.breaks_off.store(true, Ordering::SeqCst);
+    let digest = rig.put(5 << 20).await;
+    until_written(&rig.tiered).await;
+    assert!(rig.remote.has(digest));
+    assert_eq!(rig.tiered.waiting().dropped, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_goes_on_after_a_restart() {
     let rig = rig().await;
     rig.remote.is_out.store(true, Ordering::SeqCst);

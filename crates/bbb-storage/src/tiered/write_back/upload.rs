@@ -49,7 +49,9 @@ impl Queue {
         let (mut pause, mut paused_until) = (Duration::ZERO, Instant::now());
         let mut stop_at = None;
         loop {
-            if paused_until <= Instant::now() {
+            // Read once: were the pause over between two looks, nobody would wait for its end.
+            let is_paused = paused_until > Instant::now();
+            if !is_paused {
                 while running.len() < self.settings.concurrency
                     && let Some(entry) = self.take()
                 {
@@ -73,7 +75,7 @@ impl Queue {
                     self.settle(entry, &outcome).await;
                 }
                 () = self.added.notified() => {}
-                () = sleep_until(paused_until), if paused_until > Instant::now() => {}
+                () = sleep_until(paused_until), if is_paused => {}
                 () = stop.requested(), if stop_at.is_none() => {
                     self.close();
                     stop_at = Some(Instant::now() + self.settings.drain);
@@ -117,8 +119,12 @@ impl Queue {
         match super::super::write::open(*digest, self.journal.path(entry)).await {
             Ok(source) => match far.put(*digest, source).await {
                 // It was cut off since it was opened.
-                Err(Error::BrokenOff { digest, source }) => {
+                Err(Error::BrokenOff { digest, source }) if is_damage(&source) => {
                     Err(Error::Unreadable { digest, what: source.to_string() })
+                }
+                // A fault of the disk may pass, and what waits was acknowledged.
+                Err(Error::BrokenOff { source, .. }) => {
+                    Err(Error::unavailable("reading what waits", source))
                 }
                 put => put,
             },
