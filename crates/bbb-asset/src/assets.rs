@@ -230,7 +230,8 @@ impl Shared {
         let (content, validators) = match fetch.kind {
             Kind::Directory if git::is_asked_for(&fetch.qualifiers) => {
                 let headers = fetch.qualifiers.credentials().headers(index);
-                (self.clone_tree(fetch, url, headers).await?, Validators::default())
+                let tree = self.clone_tree(fetch, url, headers, again_until).await?;
+                (tree, Validators::default())
             }
             Kind::Blob | Kind::Directory => {
                 self.download(fetch, (index, url), known, again_until, now).await?
@@ -284,12 +285,14 @@ impl Shared {
         fetch: &Fetch,
         url: &Url,
         headers: HeaderMap,
+        again_until: Instant,
     ) -> Result<Digest, Failure> {
         let limits = UnpackLimits::of_bytes(self.limit_bytes);
         let cas = self.instances.get(&fetch.instance).cas;
         let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
         let _turn = self.cloning.acquire().await;
-        git::fetch(&self.origins, &trees, url, headers, &fetch.qualifiers, limits).await
+        let Fetch { qualifiers, .. } = fetch;
+        git::fetch(&self.origins, &trees, url, headers, qualifiers, limits, again_until).await
     }
 
     /// Stores what was downloaded: as it is, or what is in it.

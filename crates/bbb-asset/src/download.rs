@@ -8,21 +8,16 @@ use std::{
 use bbb_digest::Function;
 use bbb_storage::Disk;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use url::{Position, Url};
 
 use crate::{
     Integrity, Origins, Validators,
     failure::{Failed, Failure},
-    follow::{Trouble, follow, refusal},
+    follow::{Tries, Trouble, follow, refusal},
     origin::Answer,
     spool::{Spool, SpoolError, Spooled},
-    uri::shown,
 };
-
-/// How often one URL is tried, and how much longer each pause in between is than the one before.
-const ATTEMPTS: u32 = 4;
-const LONGER: u32 = 3;
 
 /// The longest validator that is kept, in bytes.
 const MAX_VALIDATOR_BYTES: usize = 1 << 10;
@@ -38,7 +33,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) known: Option<&'a Validators>,
     /// The most that it may have.
     pub(crate) limit_bytes: u64,
-    /// When it is not to be tried again.
+    /// When it is not to be tried again, and who is slow not waited for any more.
     pub(crate) again_until: Instant,
 }
 
@@ -60,11 +55,9 @@ pub(crate) async fn download(
     let spool = Spool::new(disk, wish.function, wish.integrity.cloned()).await;
     let mut download =
         Download { origins, wish, spool: spool.map_err(Failure::Storage)?, resume: None };
-    let bounds = origins.bounds();
-    let mut usual = bounds.first_pause;
-    let mut attempt = 1;
+    let mut tries = Tries::new(wish.url, origins.bounds(), wish.again_until);
     loop {
-        let trouble = match download.attempt(now).await {
+        match download.attempt(now).await {
             Ok(Came::Unchanged(validators)) => return Ok(Got::Unchanged(validators)),
             Ok(Came::All(validators)) => {
                 let spooled = download.spool.finish().await.map_err(|error| match error {
@@ -73,18 +66,8 @@ pub(crate) async fn download(
                 });
                 return Ok(Got::Bytes(spooled?, validators));
             }
-            Err(trouble) => trouble,
-        };
-        let pause = trouble.again.map(|asked| asked.unwrap_or(usual));
-        let may_be_waited_for = |pause: &Duration| {
-            *pause <= bounds.longest_pause && Instant::now() + *pause < wish.again_until
-        };
-        let Some(pause) = pause.filter(|_| attempt < ATTEMPTS).filter(may_be_waited_for) else {
-            return Err(trouble.failure);
-        };
-        tracing::debug!(url = shown(wish.url), failure = %trouble.failure, attempt, "trying again");
-        time::sleep(pause).await;
-        (attempt, usual) = (attempt + 1, usual * LONGER);
+            Err(trouble) => tries.again(trouble).await?,
+        }
     }
 }
 
@@ -160,17 +143,9 @@ impl Download<'_> {
 
     /// The answer, and whose it is.
     async fn follow(&self, goes_on: bool) -> Result<(Url, Answer), Trouble> {
-        let is_checked = self.wish.integrity.is_some();
+        let Wish { url, integrity, again_until, .. } = self.wish;
         let headers = |url: &Url| self.headers_for(url, goes_on);
-        let answer = follow(self.origins, self.wish.url, is_checked, headers);
-        // Who says nothing at all does not use up the time that others have.
-        match time::timeout_at(self.wish.again_until, answer).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let what = "there is no answer within its share of the time";
-                Err(Trouble::last(Failed::TooLate, what))
-            }
-        }
+        follow(self.origins, url, integrity.is_some(), headers, *again_until).await
     }
 
     /// The headers for one hop: those of the client to the host that they are meant for, alone.

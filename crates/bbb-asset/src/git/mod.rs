@@ -21,7 +21,10 @@ use std::{
 use bbb_digest::Digest;
 use bbb_storage::{Error, Reservation};
 use http::HeaderMap;
-use tokio::{task, time};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 use url::Url;
 
 use crate::{
@@ -45,7 +48,8 @@ pub(crate) fn is_asked_for(qualifiers: &Qualifiers) -> bool {
         || ["vcs.commit", "vcs.branch"].iter().any(|name| qualifiers.get(name).is_some())
 }
 
-/// Fetches a revision of the repository at `url`, sending `headers` along to that origin alone, and stores it as a tree.
+/// Fetches a revision of the repository at `url`, sending `headers` along to that origin alone, and stores it as a tree. It is not
+/// asked for again after `again_until`, and not waited for if it says nothing.
 pub(crate) async fn fetch(
     origins: &Origins,
     trees: &Trees,
@@ -53,12 +57,14 @@ pub(crate) async fn fetch(
     headers: HeaderMap,
     qualifiers: &Qualifiers,
     limits: UnpackLimits,
+    again_until: Instant,
 ) -> Result<Digest, Failure> {
     let revision = Revision::of(qualifiers)?;
     let part = part(qualifiers, &limits)?;
-    let remote = Remote::meet(origins, url, headers).await?;
+    let remote = Remote::meet(origins, url, headers, again_until).await?;
     let format = remote.object_format(&revision)?;
-    let settings = remote.settings(origins).await?;
+    let mut settings = remote.settings(origins).await?;
+    settings.push(patience(again_until));
 
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -80,6 +86,13 @@ pub(crate) async fn fetch(
     };
     let (git, revision) = fetched?;
     store(trees, part, git, revision, limits).await
+}
+
+/// Has git give up on who is silent until then, or for as long as anybody may be silent.
+fn patience(until: Instant) -> (String, String) {
+    let left = until.saturating_duration_since(Instant::now());
+    let seconds = (left.as_secs() + 1).min(program::SILENCE.as_secs());
+    ("http.lowSpeedTime".to_owned(), seconds.to_string())
 }
 
 /// Gets a revision into a repository of our own.
@@ -147,6 +160,9 @@ impl From<GitError> for Failure {
             GitError::Absent => Self::NoGit,
             GitError::NotThere(_) => Self::new(Failed::NotFound, story(&error)),
             GitError::TooLarge(_) => Self::new(Failed::Exhausted, story(&error)),
+            GitError::Failed(_, ref said) if said.contains(program::TOO_SLOW) => {
+                Self::new(Failed::TooLate, story(&error))
+            }
             GitError::Failed(..) => Self::new(Failed::Aborted, story(&error)),
             GitError::Broken(error) => Self::Storage(Error::unavailable("running git", error)),
         }

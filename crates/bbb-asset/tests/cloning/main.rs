@@ -8,7 +8,10 @@ mod repository;
 mod rig;
 mod surroundings;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
 
 use bbb_asset::{Failed, FetchError, Found, Kind};
 use bbb_digest::{Digest, Function};
@@ -206,6 +209,34 @@ async fn headers_of_a_client_are_sent_along() {
     let asked = server.asked();
     assert!(asked.len() >= 3);
     assert!(asked.iter().all(|asked| asked.header("authorization") == Some("bearer secret")));
+}
+
+#[tokio::test]
+async fn a_repository_is_tried_again_and_leaves_the_others_their_time() {
+    let repository = Repository::new();
+    let (root, count) = (repository.root(), AtomicUsize::new(0));
+    let busy = Server::new(move |mut stream, asked| {
+        let (root, is_first) = (root.clone(), count.fetch_add(1, Ordering::Relaxed) == 0);
+        async move {
+            match is_first {
+                true => send(&mut stream, &with_headers("502 Bad Gateway", &[], b"later")).await,
+                false => answer(root, stream, asked).await,
+            }
+        }
+    })
+    .await;
+    let silent = Server::new(|stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let rig = Rig::new(LOOPBACK);
+    let urls = [silent.url("/it.git"), busy.url("/it.git")];
+    let urls = urls.each_ref().map(String::as_str);
+    let mut wanted = rig::wanted_as(Kind::Directory, &urls, &[("vcs.branch", "main")]);
+    wanted.timeout = Some(Duration::from_secs(4));
+    let found = rig.find_or_fetch(wanted).await.unwrap();
+    assert_eq!((found.uri, tree(&rig, found.content).await), (1, SECOND.map(str::to_owned).into()));
 }
 
 /// Whether any process has this in its environment.
