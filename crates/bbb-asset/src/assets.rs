@@ -164,8 +164,7 @@ impl Shared {
             let record = result.and_then(|r| Record::of_result(fetch.kind, fetch.function, &r));
             let Some(record) = record else { continue };
             let may_be_given = record.origin == Origin::Pushed || fetch.qualifiers.may_be_shared();
-            let is_checked = fetch.qualifiers.integrity().is_some();
-            match record.standing(now, fetch.oldest, is_checked) {
+            match standing(&record, fetch, now) {
                 _ if !may_be_given => {}
                 Standing::Good => return Ok(LookedUp::Found(found(index, &record))),
                 Standing::Stale => stale.push((index, record)),
@@ -238,11 +237,30 @@ impl Shared {
             }
         };
         let record = fetched(fetch.kind, content, validators, now);
-        if fetch.qualifiers.may_be_shared() {
-            let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
-            self.records(&fetch.instance).put(key, record.to_result()).await?;
-        }
+        self.remember(fetch, uri, &record, now).await?;
         Ok(found(index, &record))
+    }
+
+    /// Remembers what was fetched, if it is to be remembered.
+    async fn remember(
+        &self,
+        fetch: &Fetch,
+        uri: &AssetUri,
+        record: &Record,
+        now: SystemTime,
+    ) -> Result<(), Error> {
+        if !fetch.qualifiers.may_be_shared() {
+            return Ok(());
+        }
+        let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
+        let records = self.records(&fetch.instance);
+        // What has been pushed since, above all, was acknowledged, and stays. It was not there when the fetch began.
+        let by_now = records.get(key).await?;
+        let by_now = by_now.and_then(|r| Record::of_result(fetch.kind, fetch.function, &r));
+        if by_now.is_some_and(|by_now| standing(&by_now, fetch, now) == Standing::Good) {
+            return Ok(());
+        }
+        records.put(key, record.to_result()).await
     }
 
     /// Downloads from one URL, unless what is known is still right; says what the asset is.
@@ -320,6 +338,11 @@ fn share(deadline: Instant, uris: &[AssetUri]) -> Instant {
     let now = Instant::now();
     let urls = uris.iter().filter(|uri| uri.url().is_some()).count().max(1) as u32;
     now + deadline.saturating_duration_since(now) / urls
+}
+
+/// What a record is good for, for this fetch.
+fn standing(record: &Record, fetch: &Fetch, now: SystemTime) -> Standing {
+    record.standing(now, fetch.oldest, fetch.qualifiers.integrity().is_some())
 }
 
 fn found(uri: usize, record: &Record) -> Found {

@@ -1,12 +1,17 @@
 //! Blobs that are fetched, remembered and asked about.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use bbb_asset::{Failed, FetchError};
+use bbb_asset::{Failed, Fetch, FetchError, Push};
+use bbb_digest::{Digest, Function};
 use futures::future::join_all;
+use tokio::sync::Semaphore;
 
 use crate::{
     LOOPBACK, big,
@@ -153,4 +158,38 @@ async fn who_waits_for_the_fetch_of_another_has_his_own_time() {
     };
     assert!(long.is_ok(), "{long:?}");
     assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_pushed_meanwhile_is_not_forgotten() {
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let server = Server::new(move |mut stream, _| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let _turn = gate.acquire().await;
+            send(&mut stream, &ok(b"fetched")).await;
+        }
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    let pushed = Digest::of(Function::Sha256, b"pushed");
+    let push = async {
+        while server.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        rig.stores.cas.put(pushed, b"pushed".to_vec().into()).await.unwrap();
+        let Fetch { instance, uris, qualifiers, kind, .. } = wanted(&[&url], &[]);
+        let (blobs, directories) = (Vec::new(), Vec::new());
+        let content = pushed;
+        let push =
+            Push { instance, uris, qualifiers, kind, content, blobs, directories, expires: None };
+        rig.assets.push(push, SystemTime::now()).await.unwrap();
+        go.add_permits(1);
+    };
+    let fetch = async { rig.fetch(&[&url], &[]).await };
+    let (fetched, ()) = tokio::join!(fetch, push);
+    assert_eq!(rig.bytes(&fetched.unwrap()).await, "fetched");
+    assert_eq!(rig.fetch(&[&url], &[]).await.unwrap().content, pushed);
+    assert_eq!(server.asked().len(), 1);
 }
