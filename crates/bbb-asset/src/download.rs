@@ -209,6 +209,8 @@ impl Download<'_> {
         if let Some(known) = self.wish.known {
             renewed.etag = renewed.etag.or_else(|| known.etag.clone());
             renewed.last_modified = renewed.last_modified.or_else(|| known.last_modified.clone());
+            // What an answer that has no content leaves out stays as it was (RFC 9111, section 3.2).
+            renewed.fresh_until = renewed.fresh_until.or(known.fresh_until);
         }
         renewed
     }
@@ -256,23 +258,17 @@ fn validators(answer: &Answer, now: SystemTime) -> Validators {
     Validators {
         etag: text(header::ETAG),
         last_modified: text(header::LAST_MODIFIED),
-        fresh_until: fresh_until(
-            answer.header(header::CACHE_CONTROL),
-            answer.header(header::EXPIRES),
-            now,
-        ),
+        fresh_until: fresh_until(answer.headers(), now),
     }
 }
 
-/// Until when an answer is fresh, if the origin says so (RFC 9111, section 4.2.1, for a shared cache).
-fn fresh_until(
-    control: Option<&str>,
-    expires: Option<&str>,
-    now: SystemTime,
-) -> Option<SystemTime> {
-    let directives =
-        control.unwrap_or_default().split(',').map(|part| part.trim().to_ascii_lowercase());
-    let directives: Vec<String> = directives.collect();
+/// Until when an answer that came at `now` is fresh, if the origin says so (RFC 9111, section 4.2, for a shared cache).
+fn fresh_until(headers: &HeaderMap, now: SystemTime) -> Option<SystemTime> {
+    // Several lines are as one.
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    let directives = lines.flat_map(|line| line.split(','));
+    let directives: Vec<String> =
+        directives.map(|directive| directive.trim().to_ascii_lowercase()).collect();
     if directives.iter().any(|part| matches!(&**part, "no-cache" | "no-store" | "private")) {
         return Some(now);
     }
@@ -280,16 +276,28 @@ fn fresh_until(
         let value = directives.iter().find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|value| value.trim_matches('"').parse::<u32>().ok())
     };
-    if let Some(age) = seconds("s-maxage").or_else(|| seconds("max-age")) {
-        return Some(now + Duration::from_secs(age.into()));
-    }
-    // A date that is none means that it is stale.
-    expires.map(|expires| httpdate::parse_http_date(expires).unwrap_or(now))
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
+    let age = seconds("s-maxage").or_else(|| seconds("max-age"));
+    let lifetime = match age {
+        Some(age) => Duration::from_secs(age.into()),
+        None => {
+            // By the origin's own clock. A date that is none means that it is stale.
+            let expires = httpdate::parse_http_date(text(header::EXPIRES)?);
+            let date = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+            let lived = expires.map(|expires| expires.duration_since(date.unwrap_or(now)));
+            lived.map(Result::unwrap_or_default).unwrap_or_default()
+        }
+    };
+    // Other caches have had it for so long.
+    let age = text(header::AGE).and_then(|age| age.trim().parse::<u32>().ok()).unwrap_or(0);
+    Some(now + lifetime.saturating_sub(Duration::from_secs(age.into())))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
+
+    use http::HeaderName;
 
     use super::*;
 
@@ -316,19 +324,36 @@ mod tests {
     fn the_origin_says_how_long_it_is_fresh() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let at = |seconds: u64| Some(now + Duration::from_secs(seconds));
+        // A minute from then.
         let date = "Mon, 12 Jan 1970 13:47:40 GMT";
-        for (control, expires, expected) in [
-            (None, None, None),
-            (Some("public"), None, None),
-            (Some("max-age=60"), None, at(60)),
-            (Some("public, MAX-AGE=\"60\", s-maxage=70"), Some(date), at(70)),
-            (Some("no-cache, max-age=60"), None, at(0)),
-            (Some("no-store"), None, at(0)),
-            (None, Some(date), at(60)),
-            (None, Some("0"), at(0)),
-            (Some("max-age=x"), None, None),
+        for (headers, expected) in [
+            (&[][..], None),
+            (&[("cache-control", "public")], None),
+            (&[("cache-control", "max-age=60")], at(60)),
+            (
+                &[("cache-control", "public, MAX-AGE=\"60\", s-maxage=70"), ("expires", date)],
+                at(70),
+            ),
+            (&[("cache-control", "no-cache, max-age=60")], at(0)),
+            (&[("cache-control", "no-store")], at(0)),
+            (&[("cache-control", "public"), ("cache-control", "max-age=60")], at(60)),
+            (&[("cache-control", "max-age=60"), ("cache-control", "x, no-cache")], at(0)),
+            (&[("cache-control", "max-age=60"), ("age", "50")], at(10)),
+            (&[("cache-control", "max-age=60"), ("age", "70")], at(0)),
+            (&[("cache-control", "max-age=60"), ("age", "x")], at(60)),
+            (&[("expires", date)], at(60)),
+            (&[("expires", date), ("age", "20")], at(40)),
+            (&[("expires", date), ("date", "Mon, 12 Jan 1970 13:47:10 GMT")], at(30)),
+            (&[("expires", date), ("date", "Mon, 12 Jan 1970 14:00:00 GMT")], at(0)),
+            (&[("expires", "0")], at(0)),
+            (&[("cache-control", "max-age=x")], None),
         ] {
-            assert_eq!(fresh_until(control, expires, now), expected, "{control:?} {expires:?}");
+            let pairs = headers.iter().map(|(name, value)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            });
+            let mut map = HeaderMap::new();
+            pairs.for_each(|(name, value)| drop(map.append(name, value)));
+            assert_eq!(fresh_until(&map, now), expected, "{headers:?}");
         }
     }
 }

@@ -90,6 +90,26 @@ async fn the_origin_is_asked_whether_it_has_changed() {
 }
 
 #[tokio::test]
+async fn what_an_origin_leaves_out_when_nothing_has_changed_stays_as_it_was() {
+    let server = Server::new(|mut stream, asked| async move {
+        let answer = match asked.header("if-none-match") {
+            Some(_) => with_headers("304 Not Modified", &[], b""),
+            None => {
+                let headers = [("ETag", "\"v1\""), ("Cache-Control", "max-age=0")];
+                with_headers("200 OK", &headers, b"hello")
+            }
+        };
+        send(&mut stream, &answer).await;
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    for asked in 1..=3 {
+        rig.fetch(&[&url], &[]).await.unwrap();
+        assert_eq!(server.asked().len(), asked, "it has become fresh for ever");
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_can_fetch_by_is_named() {
     let (server, rig) = (Server::files(&[("/", b"hello")]).await, Rig::new(LOOPBACK));
     let failed = rig.fetch(&[&server.url("/")], &[("a.b", "c"), ("vcs.branch", "d")]).await;
