@@ -1,6 +1,6 @@
 //! The assets of all instances: what is remembered of them, and how what is not is fetched.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{fmt, io, sync::Arc, time::SystemTime};
 
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
@@ -50,7 +50,7 @@ struct Shared {
     limit_bytes: u64,
     flights: Flights<Result<Found, FetchError>>,
     /// Turns to unpack, and to fetch a repository.
-    unpacking: Semaphore,
+    unpacking: Arc<Semaphore>,
     cloning: Semaphore,
 }
 
@@ -72,7 +72,7 @@ impl Assets {
         tasks: &TaskGroup,
     ) -> Self {
         let flights = Flights::new(tasks.clone());
-        let unpacking = Semaphore::new(UNPACKED_AT_ONCE);
+        let unpacking = Arc::new(Semaphore::new(UNPACKED_AT_ONCE));
         let cloning = Semaphore::new(CLONED_AT_ONCE);
         let shared =
             Shared { instances, records, disk, origins, limit_bytes, flights, unpacking, cloning };
@@ -326,8 +326,11 @@ impl Shared {
                 let limits = UnpackLimits::of_bytes(self.limit_bytes);
                 let part = part(&fetch.qualifiers, &limits)?;
                 let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
-                let _turn = self.unpacking.acquire().await;
-                trees.store_archive(spooled, part, limits).await
+                // They are closed by nobody.
+                let turn = Arc::clone(&self.unpacking).acquire_owned().await;
+                let turn =
+                    turn.map_err(|error| Error::unavailable("unpacking", io::Error::other(error)))?;
+                trees.store_archive(spooled, part, limits, turn).await
             }
         }
     }
