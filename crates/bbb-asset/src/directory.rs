@@ -71,7 +71,8 @@ impl Trees {
         let waits = Arc::new(());
         let wanted = Arc::downgrade(&waits);
         let stored = self.store(part, move |sink| {
-            let _turn = turn;
+            // The turn is given back last.
+            let (_turn, archive) = (turn, archive);
             let file = File::open(archive.path()).map_err(UnpackError::Unreadable)?;
             unpack(WhileWanted { file, wanted }, &limits, sink)
         });

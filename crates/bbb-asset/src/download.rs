@@ -348,11 +348,10 @@ mod tests {
             (&[("expires", "0")], at(0)),
             (&[("cache-control", "max-age=x")], None),
         ] {
-            let pairs = headers.iter().map(|(name, value)| {
-                (HeaderName::from_static(name), HeaderValue::from_static(value))
-            });
             let mut map = HeaderMap::new();
-            pairs.for_each(|(name, value)| drop(map.append(name, value)));
+            for (name, value) in headers {
+                map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
             assert_eq!(fresh_until(&map, now), expected, "{headers:?}");
         }
     }

@@ -105,10 +105,11 @@ pub(crate) async fn follow(
     until: Instant,
 ) -> Result<(Url, Answer), Trouble> {
     let followed = hop_on(origins, from, is_checked, headers);
-    let (url, mut answer) = time::timeout_at(until, followed).await.unwrap_or_else(|_| {
+    let Ok(followed) = time::timeout_at(until, followed).await else {
         let what = "there is no answer within its share of the time";
-        Err(Trouble::last(Failed::TooLate, what))
-    })?;
+        return Err(Trouble::last(Failed::TooLate, what));
+    };
+    let (url, mut answer) = followed?;
     answer.hurry(until);
     Ok((url, answer))
 }
