@@ -97,17 +97,65 @@ fn patience(until: Instant) -> (String, String) {
 
 /// Gets a revision into a repository of our own.
 fn get(git: &Git, remote: &Remote, revision: &Revision) -> Result<(), GitError> {
-    let arguments = remote.arguments(revision);
-    git.run("fetch", &arguments).map_err(|error| match error {
+    let Revision::Commit { hash, branch } = revision else {
+        return pull(git, &remote.arguments(revision), revision);
+    };
+    if let Some(branch) = branch.as_deref().filter(|_| remote.is_modern()) {
+        // What a branch is at has come with it.
+        if pull_branch(git, remote, hash, branch)? {
+            return Ok(());
+        }
+    }
+    pull(git, &remote.arguments(revision), revision)?;
+    // All of an old server's commits have come, and this one may not be among them.
+    git.run("cat-file", &["-e", &format!("{hash}^{{commit}}")]).map_err(not_there)?;
+    match branch {
+        Some(branch) if !remote.is_modern() => is_on(git, hash, &format!("refs/heads/{branch}"))?
+            .then_some(())
+            .ok_or_else(|| not_on(branch)),
+        _ => Ok(()),
+    }
+}
+
+/// Finds out that a commit is on a branch: the one that the branch is at, for true, or one of its history, for false. Of that
+/// come the commits alone, where the server can leave out what is in them.
+fn pull_branch(git: &Git, remote: &Remote, hash: &str, branch: &str) -> Result<bool, GitError> {
+    let tip = Revision::Branch(branch.to_owned());
+    pull(git, &remote.arguments(&tip), &tip)?;
+    if is_on(git, hash, tip.name())? {
+        return Ok(true);
+    }
+    let history = git.beside("history")?;
+    pull(&history, &remote.history_arguments(&tip), &tip)?;
+    if is_on(&history, hash, tip.name())? { Ok(false) } else { Err(not_on(branch)) }
+}
+
+fn pull(git: &Git, arguments: &[String], revision: &Revision) -> Result<(), GitError> {
+    git.run("fetch", arguments).map_err(|error| match error {
         GitError::Failed(_, said) if revision.is_told_absent(&said) => GitError::NotThere(said),
         error => error,
-    })?;
-    // All of an old server's commits have come, and this one may not be among them.
-    let Revision::Commit(commit) = revision else { return Ok(()) };
-    git.run("cat-file", &["-e", &format!("{commit}^{{commit}}")]).map_err(|error| match error {
+    })
+}
+
+/// Whether a commit is another one, or before it. One that is not there is not.
+fn is_on(git: &Git, hash: &str, other: &str) -> Result<bool, GitError> {
+    let is_no = |said: &str| said == "exit status: 1" || said.contains("Not a valid ");
+    match git.run("merge-base", &["--is-ancestor", hash, other]) {
+        Ok(()) => Ok(true),
+        Err(GitError::Failed(_, said)) if is_no(&said) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_on(branch: &str) -> GitError {
+    GitError::NotThere(format!("the commit is not on the branch {branch}"))
+}
+
+fn not_there(error: GitError) -> GitError {
+    match error {
         GitError::Failed(_, said) => GitError::NotThere(said),
         error => error,
-    })
+    }
 }
 
 /// Stores what was fetched.

@@ -63,6 +63,7 @@ const MEMORY_BYTES: u64 = 2 << 30;
 /// A repository that is empty at first, and gone when this is.
 pub(super) struct Git {
     folder: PathBuf,
+    object_format: &'static str,
     settings: Vec<(String, String)>,
     leash: Leash,
     bounds: Bounds,
@@ -103,12 +104,19 @@ impl Git {
         if write_trusted(&trusted)? {
             settings.push(("http.sslCAInfo".to_owned(), trusted.to_string_lossy().into_owned()));
         }
-        let git = Self { folder, settings, leash, bounds };
+        let git = Self { folder, object_format, settings, leash, bounds };
         let format = format!("--object-format={object_format}");
         git.run("init", &["--quiet", "--bare", "--template=", &format, "."])?;
         fs::create_dir_all(git.folder.join("info"))?;
         fs::write(git.folder.join("info/attributes"), ATTRIBUTES)?;
         Ok(git)
+    }
+
+    /// Another one like it, in a folder within its own.
+    pub(super) fn beside(&self, name: &str) -> Result<Self, GitError> {
+        let Self { folder, object_format, settings, leash, bounds } = self;
+        let (folder, settings) = (folder.join(name), settings.clone());
+        Self::init(folder, object_format, settings, bounds.file_bytes, leash.clone())
     }
 
     /// Runs a command to its end.

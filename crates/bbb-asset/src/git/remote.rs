@@ -152,14 +152,24 @@ impl Remote {
         Ok(Some(format!("*:{port}:{}", addresses.collect::<Vec<_>>().join(","))))
     }
 
+    /// Whether it gives single commits.
+    pub(super) fn is_modern(&self) -> bool {
+        self.is_modern
+    }
+
+    /// What is to be fetched of a revision: it, and no history where the server can give it so.
     pub(super) fn arguments(&self, revision: &Revision) -> Vec<String> {
-        let mut arguments: Vec<String> =
-            ["--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"]
-                .map(str::to_owned)
-                .into();
-        if self.is_modern {
-            arguments.push("--depth=1".to_owned());
-        }
+        self.asking_for(revision, self.is_modern.then_some("--depth=1"))
+    }
+
+    /// What is to be fetched of the history of a revision: all commits, and not what is in them where the server can leave it out.
+    pub(super) fn history_arguments(&self, revision: &Revision) -> Vec<String> {
+        self.asking_for(revision, Some("--filter=tree:0"))
+    }
+
+    fn asking_for(&self, revision: &Revision, only: Option<&str>) -> Vec<String> {
+        let fixed = ["--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"];
+        let mut arguments: Vec<String> = fixed.into_iter().chain(only).map(str::to_owned).collect();
         arguments.push(self.url.to_string());
         arguments.extend(revision.refspecs(self.is_modern));
         arguments

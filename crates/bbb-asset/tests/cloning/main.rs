@@ -17,7 +17,7 @@ use bbb_asset::{Failed, FetchError, Found, Kind};
 use bbb_digest::{Digest, Function};
 use bbb_reapi::Directory;
 use bbb_storage::CasExt as _;
-use repository::{Repository, answer, smart};
+use repository::{Repository, answer, files, smart};
 use rig::{Rig, Server, send, with_headers};
 
 const LOOPBACK: &[&str] = &["127.0.0.1"];
@@ -93,16 +93,7 @@ async fn a_revision_becomes_the_tree_that_was_committed() {
 #[tokio::test]
 async fn a_repository_may_be_nothing_but_files() {
     let repository = Repository::new();
-    let root = repository.root();
-    let server = Server::new(move |mut stream, asked| {
-        let path = asked.path.split('?').next().unwrap_or_default();
-        let answer = match std::fs::read(root.join(&path[1..])) {
-            Ok(bytes) => with_headers("200 OK", &[("connection", "close")], &bytes),
-            Err(_) => with_headers("404 Not Found", &[("connection", "close")], b"none"),
-        };
-        async move { send(&mut stream, &answer).await }
-    })
-    .await;
+    let server = files(repository.root()).await;
     let rig = Rig::new(LOOPBACK);
     for (pairs, expected) in
         [(("vcs.commit", repository.first.as_str()), &FIRST[..]), (("vcs.branch", "main"), &SECOND)]
@@ -146,6 +137,35 @@ async fn what_is_not_there_is_told() {
         assert!(what.contains(story), "{what}");
     }
     assert_eq!((rig.holds().1, rig.holds().2), (0, 0));
+}
+
+#[tokio::test]
+async fn a_commit_is_on_the_branch_that_is_named() {
+    let repository = Repository::new();
+    let (first, second) = (&*repository.first, &*repository.second);
+    let rig = Rig::new(LOOPBACK);
+    for server in [smart(repository.root()).await, files(repository.root()).await] {
+        for (commit, branch, expected) in [
+            (second, "main", Some(&SECOND[..])),
+            (first, "main", Some(&FIRST[..])),
+            (first, "other/branch", Some(&FIRST[..])),
+            (second, "other/branch", None),
+            (first, "none", None),
+        ] {
+            let pairs = [("vcs.commit", commit), ("vcs.branch", branch)];
+            match expected {
+                Some(lines) => {
+                    let found = fetch(&rig, &server.url("/it.git"), &pairs).await.unwrap();
+                    assert_eq!(tree(&rig, found.content).await, lines, "{pairs:?}");
+                }
+                None => {
+                    let (failed, what) = failure(&rig, &server.url("/it.git"), &pairs).await;
+                    assert_eq!(failed, Failed::NotFound, "{pairs:?}: {what}");
+                }
+            }
+        }
+    }
+    assert_eq!(rig.holds().2, 0);
 }
 
 #[tokio::test]
