@@ -338,7 +338,7 @@ fn stopped() -> io::Error {
 mod tests {
     use std::{
         fmt,
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     };
 
     use async_trait::async_trait;
@@ -386,16 +386,24 @@ mod tests {
         EntryPath::parse(b"", 1, 1).unwrap()
     }
 
-    /// Tells of files until it is stopped, or there are very many; only so many of them differ.
-    fn many(file_bytes: u64, differ: u64) -> impl FnOnce(&mut dyn Sink) -> Result<(), UnpackError> {
+    /// Tells of files until it is stopped, or there are very many; only so many of them differ. Says whether it was stopped.
+    fn many(
+        file_bytes: u64,
+        differ: u64,
+        is_stopped: &Arc<AtomicBool>,
+    ) -> impl FnOnce(&mut dyn Sink) -> Result<(), UnpackError> + use<> {
+        let is_stopped = Arc::clone(is_stopped);
         move |sink| {
-            for number in 0..1_000_000_u64 {
+            for number in 0..300_000_u64 {
                 let path = EntryPath::parse(number.to_string().as_bytes(), 10, 1).unwrap();
                 let start = number.min(differ).to_le_bytes();
                 let mut content = start.chain(io::repeat(1).take(file_bytes));
-                sink.file(&path, false, &mut content).map_err(UnpackError::Sink)?;
+                sink.file(&path, false, &mut content).map_err(|error| {
+                    is_stopped.store(true, Ordering::Relaxed);
+                    UnpackError::Sink(error)
+                })?;
             }
-            panic!("nobody has stopped it");
+            Ok(())
         }
     }
 
@@ -405,7 +413,10 @@ mod tests {
             [(0, u64::MAX), (2 * SMALL_FILE_BYTES as u64, u64::MAX), (0, 30)]
         {
             let (_folder, trees) = trees(1 << 30, Failing(AtomicUsize::new(20)));
-            let failure = trees.store(root(), many(file_bytes, differ)).await.unwrap_err();
+            let is_stopped = Arc::default();
+            let files = many(file_bytes, differ, &is_stopped);
+            let failure = trees.store(root(), files).await.unwrap_err();
+            assert!(is_stopped.load(Ordering::Relaxed), "nobody has stopped it");
             assert!(matches!(&failure, Failure::Storage(_)), "{failure:?}");
             assert!(failure.to_string().contains("putting"), "{failure}");
             assert_eq!(std::fs::read_dir(trees.disk.scratch()).unwrap().count(), 0);
@@ -415,7 +426,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_ends_the_unpacking() {
         let (_folder, trees) = trees(32 << 20, Failing(AtomicUsize::new(usize::MAX)));
-        let failure = trees.store(root(), many(1 << 40, u64::MAX)).await.unwrap_err();
+        let files = many(1 << 40, u64::MAX, &Arc::default());
+        let failure = trees.store(root(), files).await.unwrap_err();
         assert!(matches!(failure, Failure::Storage(Error::Full { .. })), "{failure:?}");
     }
 
