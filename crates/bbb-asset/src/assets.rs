@@ -1,6 +1,6 @@
 //! The assets of all instances: what is remembered of them, and how what is not is fetched.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{fmt, io, sync::Arc, time::SystemTime};
 
 use bbb_digest::{Digest, InstanceName};
 use bbb_lifecycle::TaskGroup;
@@ -50,7 +50,7 @@ struct Shared {
     limit_bytes: u64,
     flights: Flights<Result<Found, FetchError>>,
     /// Turns to unpack, and to fetch a repository.
-    unpacking: Semaphore,
+    unpacking: Arc<Semaphore>,
     cloning: Semaphore,
 }
 
@@ -72,7 +72,7 @@ impl Assets {
         tasks: &TaskGroup,
     ) -> Self {
         let flights = Flights::new(tasks.clone());
-        let unpacking = Semaphore::new(UNPACKED_AT_ONCE);
+        let unpacking = Arc::new(Semaphore::new(UNPACKED_AT_ONCE));
         let cloning = Semaphore::new(CLONED_AT_ONCE);
         let shared =
             Shared { instances, records, disk, origins, limit_bytes, flights, unpacking, cloning };
@@ -164,8 +164,7 @@ impl Shared {
             let record = result.and_then(|r| Record::of_result(fetch.kind, fetch.function, &r));
             let Some(record) = record else { continue };
             let may_be_given = record.origin == Origin::Pushed || fetch.qualifiers.may_be_shared();
-            let is_checked = fetch.qualifiers.integrity().is_some();
-            match record.standing(now, fetch.oldest, is_checked) {
+            match standing(&record, fetch, now) {
                 _ if !may_be_given => {}
                 Standing::Good => return Ok(LookedUp::Found(found(index, &record))),
                 Standing::Stale => stale.push((index, record)),
@@ -230,18 +229,38 @@ impl Shared {
         let (content, validators) = match fetch.kind {
             Kind::Directory if git::is_asked_for(&fetch.qualifiers) => {
                 let headers = fetch.qualifiers.credentials().headers(index);
-                (self.clone_tree(fetch, url, headers).await?, Validators::default())
+                let tree = self.clone_tree(fetch, url, headers, again_until).await?;
+                (tree, Validators::default())
             }
             Kind::Blob | Kind::Directory => {
                 self.download(fetch, (index, url), known, again_until, now).await?
             }
         };
         let record = fetched(fetch.kind, content, validators, now);
-        if fetch.qualifiers.may_be_shared() {
-            let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
-            self.records(&fetch.instance).put(key, record.to_result()).await?;
-        }
+        self.remember(fetch, uri, &record, now).await?;
         Ok(found(index, &record))
+    }
+
+    /// Remembers what was fetched, if it is to be remembered.
+    async fn remember(
+        &self,
+        fetch: &Fetch,
+        uri: &AssetUri,
+        record: &Record,
+        now: SystemTime,
+    ) -> Result<(), Error> {
+        if !fetch.qualifiers.may_be_shared() {
+            return Ok(());
+        }
+        let key = key(fetch.kind, fetch.function, uri, &fetch.qualifiers);
+        let records = self.records(&fetch.instance);
+        // What has been pushed since, above all, was acknowledged, and stays. It was not there when the fetch began.
+        let by_now = records.get(key).await?;
+        let by_now = by_now.and_then(|r| Record::of_result(fetch.kind, fetch.function, &r));
+        if by_now.is_some_and(|by_now| standing(&by_now, fetch, now) == Standing::Good) {
+            return Ok(());
+        }
+        records.put(key, record.to_result()).await
     }
 
     /// Downloads from one URL, unless what is known is still right; says what the asset is.
@@ -284,12 +303,14 @@ impl Shared {
         fetch: &Fetch,
         url: &Url,
         headers: HeaderMap,
+        again_until: Instant,
     ) -> Result<Digest, Failure> {
         let limits = UnpackLimits::of_bytes(self.limit_bytes);
         let cas = self.instances.get(&fetch.instance).cas;
         let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
         let _turn = self.cloning.acquire().await;
-        git::fetch(&self.origins, &trees, url, headers, &fetch.qualifiers, limits).await
+        let Fetch { qualifiers, .. } = fetch;
+        git::fetch(&self.origins, &trees, url, headers, qualifiers, limits, again_until).await
     }
 
     /// Stores what was downloaded: as it is, or what is in it.
@@ -305,8 +326,11 @@ impl Shared {
                 let limits = UnpackLimits::of_bytes(self.limit_bytes);
                 let part = part(&fetch.qualifiers, &limits)?;
                 let trees = Trees { disk: Arc::clone(&self.disk), cas, function: fetch.function };
-                let _turn = self.unpacking.acquire().await;
-                trees.store_archive(spooled, part, limits).await
+                // They are closed by nobody.
+                let turn = Arc::clone(&self.unpacking).acquire_owned().await;
+                let turn =
+                    turn.map_err(|error| Error::unavailable("unpacking", io::Error::other(error)))?;
+                trees.store_archive(spooled, part, limits, turn).await
             }
         }
     }
@@ -317,6 +341,11 @@ fn share(deadline: Instant, uris: &[AssetUri]) -> Instant {
     let now = Instant::now();
     let urls = uris.iter().filter(|uri| uri.url().is_some()).count().max(1) as u32;
     now + deadline.saturating_duration_since(now) / urls
+}
+
+/// What a record is good for, for this fetch.
+fn standing(record: &Record, fetch: &Fetch, now: SystemTime) -> Standing {
+    record.standing(now, fetch.oldest, fetch.qualifiers.integrity().is_some())
 }
 
 fn found(uri: usize, record: &Record) -> Found {

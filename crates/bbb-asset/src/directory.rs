@@ -7,8 +7,8 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs::File,
-    io::{self, Read},
-    sync::Arc,
+    io::{self, Read, Seek, SeekFrom},
+    sync::{Arc, Weak},
 };
 
 use bbb_digest::{Digest, Function};
@@ -17,7 +17,11 @@ use bbb_storage::{Cas, Disk, Error, Source};
 use bytes::Bytes;
 use futures::{TryStreamExt as _, stream};
 use prost::Message as _;
-use tokio::{runtime::Handle, sync::mpsc, task};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, mpsc},
+    task,
+};
 
 use crate::{
     EntryPath, Qualifiers, Sink, UnpackError, UnpackLimits,
@@ -56,18 +60,25 @@ pub(crate) fn part(qualifiers: &Qualifiers, limits: &UnpackLimits) -> Result<Ent
 }
 
 impl Trees {
-    /// Stores what is in an archive.
+    /// Stores what is in an archive. The thread that unpacks it keeps `turn`, whoever waits for it; it ends soon when nobody does.
     pub(crate) async fn store_archive(
         &self,
         archive: Spooled,
         part: EntryPath,
         limits: UnpackLimits,
+        turn: OwnedSemaphorePermit,
     ) -> Result<Digest, Failure> {
-        self.store(part, move |sink| {
+        let waits = Arc::new(());
+        let wanted = Arc::downgrade(&waits);
+        let stored = self.store(part, move |sink| {
+            // The turn is given back last.
+            let (_turn, archive) = (turn, archive);
             let file = File::open(archive.path()).map_err(UnpackError::Unreadable)?;
-            unpack(file, &limits, sink)
-        })
-        .await
+            unpack(WhileWanted { file, wanted }, &limits, sink)
+        });
+        let stored = stored.await;
+        drop(waits);
+        stored
     }
 
     /// Stores the tree that `fill`, which may wait, tells of, and gives the digest of the directory `part` of it.
@@ -125,6 +136,27 @@ impl From<UnpackError> for Failure {
                 Self::Storage(Error::unavailable("storing what was unpacked", error))
             }
         }
+    }
+}
+
+/// A file that can be read for as long as somebody waits for what is in it.
+struct WhileWanted<R> {
+    file: R,
+    wanted: Weak<()>,
+}
+
+impl<R: Read> Read for WhileWanted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.wanted.strong_count() == 0 {
+            return Err(stopped());
+        }
+        self.file.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for WhileWanted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
     }
 }
 
@@ -261,6 +293,10 @@ impl TreeSink {
 
     /// Waits for room in the queue, too.
     fn queue(&mut self, blob: Blob) -> io::Result<()> {
+        // Also if it is nothing new: an archive may have much that is not.
+        if self.blobs.is_closed() {
+            return Err(stopped());
+        }
         if blob.digest.is_empty() || !self.known.insert(blob.digest) {
             return Ok(());
         }
@@ -302,7 +338,7 @@ fn stopped() -> io::Error {
 mod tests {
     use std::{
         fmt,
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     };
 
     use async_trait::async_trait;
@@ -350,24 +386,37 @@ mod tests {
         EntryPath::parse(b"", 1, 1).unwrap()
     }
 
-    /// Tells of files until it is stopped, or there are very many.
-    fn many(file_bytes: u64) -> impl FnOnce(&mut dyn Sink) -> Result<(), UnpackError> {
+    /// Tells of files until it is stopped, or there are very many; only so many of them differ. Says whether it was stopped.
+    fn many(
+        file_bytes: u64,
+        differ: u64,
+        is_stopped: &Arc<AtomicBool>,
+    ) -> impl FnOnce(&mut dyn Sink) -> Result<(), UnpackError> + use<> {
+        let is_stopped = Arc::clone(is_stopped);
         move |sink| {
-            for number in 0..1_000_000_u64 {
+            for number in 0..300_000_u64 {
                 let path = EntryPath::parse(number.to_string().as_bytes(), 10, 1).unwrap();
-                let start = number.to_le_bytes();
+                let start = number.min(differ).to_le_bytes();
                 let mut content = start.chain(io::repeat(1).take(file_bytes));
-                sink.file(&path, false, &mut content).map_err(UnpackError::Sink)?;
+                sink.file(&path, false, &mut content).map_err(|error| {
+                    is_stopped.store(true, Ordering::Relaxed);
+                    UnpackError::Sink(error)
+                })?;
             }
-            panic!("nobody has stopped it");
+            Ok(())
         }
     }
 
     #[tokio::test]
     async fn a_store_that_fails_ends_the_unpacking() {
-        for file_bytes in [0, 2 * SMALL_FILE_BYTES as u64] {
+        for (file_bytes, differ) in
+            [(0, u64::MAX), (2 * SMALL_FILE_BYTES as u64, u64::MAX), (0, 30)]
+        {
             let (_folder, trees) = trees(1 << 30, Failing(AtomicUsize::new(20)));
-            let failure = trees.store(root(), many(file_bytes)).await.unwrap_err();
+            let is_stopped = Arc::default();
+            let files = many(file_bytes, differ, &is_stopped);
+            let failure = trees.store(root(), files).await.unwrap_err();
+            assert!(is_stopped.load(Ordering::Relaxed), "nobody has stopped it");
             assert!(matches!(&failure, Failure::Storage(_)), "{failure:?}");
             assert!(failure.to_string().contains("putting"), "{failure}");
             assert_eq!(std::fs::read_dir(trees.disk.scratch()).unwrap().count(), 0);
@@ -377,7 +426,28 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_ends_the_unpacking() {
         let (_folder, trees) = trees(32 << 20, Failing(AtomicUsize::new(usize::MAX)));
-        let failure = trees.store(root(), many(1 << 40)).await.unwrap_err();
+        let files = many(1 << 40, u64::MAX, &Arc::default());
+        let failure = trees.store(root(), files).await.unwrap_err();
         assert!(matches!(failure, Failure::Storage(Error::Full { .. })), "{failure:?}");
+    }
+
+    #[tokio::test]
+    async fn an_archive_is_read_while_somebody_waits_and_its_turn_is_taken_until_it_is_not() {
+        let (_folder, trees) = trees(1 << 30, Failing(AtomicUsize::new(usize::MAX)));
+        // The end of a tar archive, and then much of nothing.
+        let mut spool = Spool::new(&trees.disk, Function::Sha256, None).await.unwrap();
+        spool.write(vec![0; 1 << 20].into()).await.unwrap();
+        let archive = spool.finish().await.map_err(|error| error.to_string()).unwrap();
+        let sparse = std::fs::OpenOptions::new().write(true).open(archive.path()).unwrap();
+        sparse.set_len(1 << 40).unwrap();
+        let turns = Arc::new(tokio::sync::Semaphore::new(1));
+        let turn = Arc::clone(&turns).try_acquire_owned().unwrap();
+        let limits = UnpackLimits::of_bytes(u64::MAX);
+        let stored = Box::pin(trees.store_archive(archive, root(), limits, turn));
+        // It would take minutes.
+        assert!(futures::poll!(stored).is_pending());
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(20), turns.acquire()).await;
+        assert!(ended.is_ok(), "it goes on for nobody");
+        assert_eq!(std::fs::read_dir(trees.disk.scratch()).unwrap().count(), 0);
     }
 }

@@ -8,21 +8,16 @@ use std::{
 use bbb_digest::Function;
 use bbb_storage::Disk;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use url::{Position, Url};
 
 use crate::{
     Integrity, Origins, Validators,
     failure::{Failed, Failure},
-    follow::{Trouble, follow, refusal},
+    follow::{Tries, Trouble, follow, refusal},
     origin::Answer,
     spool::{Spool, SpoolError, Spooled},
-    uri::shown,
 };
-
-/// How often one URL is tried, and how much longer each pause in between is than the one before.
-const ATTEMPTS: u32 = 4;
-const LONGER: u32 = 3;
 
 /// The longest validator that is kept, in bytes.
 const MAX_VALIDATOR_BYTES: usize = 1 << 10;
@@ -38,7 +33,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) known: Option<&'a Validators>,
     /// The most that it may have.
     pub(crate) limit_bytes: u64,
-    /// When it is not to be tried again.
+    /// When it is not to be tried again, and who is slow not waited for any more.
     pub(crate) again_until: Instant,
 }
 
@@ -60,11 +55,9 @@ pub(crate) async fn download(
     let spool = Spool::new(disk, wish.function, wish.integrity.cloned()).await;
     let mut download =
         Download { origins, wish, spool: spool.map_err(Failure::Storage)?, resume: None };
-    let bounds = origins.bounds();
-    let mut usual = bounds.first_pause;
-    let mut attempt = 1;
+    let mut tries = Tries::new(wish.url, origins.bounds(), wish.again_until);
     loop {
-        let trouble = match download.attempt(now).await {
+        match download.attempt(now).await {
             Ok(Came::Unchanged(validators)) => return Ok(Got::Unchanged(validators)),
             Ok(Came::All(validators)) => {
                 let spooled = download.spool.finish().await.map_err(|error| match error {
@@ -73,18 +66,8 @@ pub(crate) async fn download(
                 });
                 return Ok(Got::Bytes(spooled?, validators));
             }
-            Err(trouble) => trouble,
-        };
-        let pause = trouble.again.map(|asked| asked.unwrap_or(usual));
-        let may_be_waited_for = |pause: &Duration| {
-            *pause <= bounds.longest_pause && Instant::now() + *pause < wish.again_until
-        };
-        let Some(pause) = pause.filter(|_| attempt < ATTEMPTS).filter(may_be_waited_for) else {
-            return Err(trouble.failure);
-        };
-        tracing::debug!(url = shown(wish.url), failure = %trouble.failure, attempt, "trying again");
-        time::sleep(pause).await;
-        (attempt, usual) = (attempt + 1, usual * LONGER);
+            Err(trouble) => tries.again(trouble).await?,
+        }
     }
 }
 
@@ -160,17 +143,9 @@ impl Download<'_> {
 
     /// The answer, and whose it is.
     async fn follow(&self, goes_on: bool) -> Result<(Url, Answer), Trouble> {
-        let is_checked = self.wish.integrity.is_some();
+        let Wish { url, integrity, again_until, .. } = self.wish;
         let headers = |url: &Url| self.headers_for(url, goes_on);
-        let answer = follow(self.origins, self.wish.url, is_checked, headers);
-        // Who says nothing at all does not use up the time that others have.
-        match time::timeout_at(self.wish.again_until, answer).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let what = "there is no answer within its share of the time";
-                Err(Trouble::last(Failed::TooLate, what))
-            }
-        }
+        follow(self.origins, url, integrity.is_some(), headers, *again_until).await
     }
 
     /// The headers for one hop: those of the client to the host that they are meant for, alone.
@@ -234,6 +209,8 @@ impl Download<'_> {
         if let Some(known) = self.wish.known {
             renewed.etag = renewed.etag.or_else(|| known.etag.clone());
             renewed.last_modified = renewed.last_modified.or_else(|| known.last_modified.clone());
+            // What an answer that has no content leaves out stays as it was (RFC 9111, section 3.2).
+            renewed.fresh_until = renewed.fresh_until.or(known.fresh_until);
         }
         renewed
     }
@@ -281,23 +258,17 @@ fn validators(answer: &Answer, now: SystemTime) -> Validators {
     Validators {
         etag: text(header::ETAG),
         last_modified: text(header::LAST_MODIFIED),
-        fresh_until: fresh_until(
-            answer.header(header::CACHE_CONTROL),
-            answer.header(header::EXPIRES),
-            now,
-        ),
+        fresh_until: fresh_until(answer.headers(), now),
     }
 }
 
-/// Until when an answer is fresh, if the origin says so (RFC 9111, section 4.2.1, for a shared cache).
-fn fresh_until(
-    control: Option<&str>,
-    expires: Option<&str>,
-    now: SystemTime,
-) -> Option<SystemTime> {
-    let directives =
-        control.unwrap_or_default().split(',').map(|part| part.trim().to_ascii_lowercase());
-    let directives: Vec<String> = directives.collect();
+/// Until when an answer that came at `now` is fresh, if the origin says so (RFC 9111, section 4.2, for a shared cache).
+fn fresh_until(headers: &HeaderMap, now: SystemTime) -> Option<SystemTime> {
+    // Several lines are as one.
+    let lines = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|line| line.to_str().ok());
+    let directives = lines.flat_map(|line| line.split(','));
+    let directives: Vec<String> =
+        directives.map(|directive| directive.trim().to_ascii_lowercase()).collect();
     if directives.iter().any(|part| matches!(&**part, "no-cache" | "no-store" | "private")) {
         return Some(now);
     }
@@ -305,16 +276,28 @@ fn fresh_until(
         let value = directives.iter().find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
         value.and_then(|value| value.trim_matches('"').parse::<u32>().ok())
     };
-    if let Some(age) = seconds("s-maxage").or_else(|| seconds("max-age")) {
-        return Some(now + Duration::from_secs(age.into()));
-    }
-    // A date that is none means that it is stale.
-    expires.map(|expires| httpdate::parse_http_date(expires).unwrap_or(now))
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
+    let age = seconds("s-maxage").or_else(|| seconds("max-age"));
+    let lifetime = match age {
+        Some(age) => Duration::from_secs(age.into()),
+        None => {
+            // By the origin's own clock. A date that is none means that it is stale.
+            let expires = httpdate::parse_http_date(text(header::EXPIRES)?);
+            let date = text(header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+            let lived = expires.map(|expires| expires.duration_since(date.unwrap_or(now)));
+            lived.map(Result::unwrap_or_default).unwrap_or_default()
+        }
+    };
+    // Other caches have had it for so long.
+    let age = text(header::AGE).and_then(|age| age.trim().parse::<u32>().ok()).unwrap_or(0);
+    Some(now + lifetime.saturating_sub(Duration::from_secs(age.into())))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
+
+    use http::HeaderName;
 
     use super::*;
 
@@ -341,19 +324,35 @@ mod tests {
     fn the_origin_says_how_long_it_is_fresh() {
         let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
         let at = |seconds: u64| Some(now + Duration::from_secs(seconds));
+        // A minute from then.
         let date = "Mon, 12 Jan 1970 13:47:40 GMT";
-        for (control, expires, expected) in [
-            (None, None, None),
-            (Some("public"), None, None),
-            (Some("max-age=60"), None, at(60)),
-            (Some("public, MAX-AGE=\"60\", s-maxage=70"), Some(date), at(70)),
-            (Some("no-cache, max-age=60"), None, at(0)),
-            (Some("no-store"), None, at(0)),
-            (None, Some(date), at(60)),
-            (None, Some("0"), at(0)),
-            (Some("max-age=x"), None, None),
+        for (headers, expected) in [
+            (&[][..], None),
+            (&[("cache-control", "public")], None),
+            (&[("cache-control", "max-age=60")], at(60)),
+            (
+                &[("cache-control", "public, MAX-AGE=\"60\", s-maxage=70"), ("expires", date)],
+                at(70),
+            ),
+            (&[("cache-control", "no-cache, max-age=60")], at(0)),
+            (&[("cache-control", "no-store")], at(0)),
+            (&[("cache-control", "public"), ("cache-control", "max-age=60")], at(60)),
+            (&[("cache-control", "max-age=60"), ("cache-control", "x, no-cache")], at(0)),
+            (&[("cache-control", "max-age=60"), ("age", "50")], at(10)),
+            (&[("cache-control", "max-age=60"), ("age", "70")], at(0)),
+            (&[("cache-control", "max-age=60"), ("age", "x")], at(60)),
+            (&[("expires", date)], at(60)),
+            (&[("expires", date), ("age", "20")], at(40)),
+            (&[("expires", date), ("date", "Mon, 12 Jan 1970 13:47:10 GMT")], at(30)),
+            (&[("expires", date), ("date", "Mon, 12 Jan 1970 14:00:00 GMT")], at(0)),
+            (&[("expires", "0")], at(0)),
+            (&[("cache-control", "max-age=x")], None),
         ] {
-            assert_eq!(fresh_until(control, expires, now), expected, "{control:?} {expires:?}");
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+            }
+            assert_eq!(fresh_until(&map, now), expected, "{headers:?}");
         }
     }
 }

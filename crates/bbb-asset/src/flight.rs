@@ -69,7 +69,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let own = loop {
+        let (sender, own) = loop {
             let flight = {
                 let mut running = lock(&self.running);
                 let joined = running.get(&key).filter(|flight| is_young(flight.since, now, oldest));
@@ -77,10 +77,10 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                     Some(flight) => flight.clone(),
                     None if self.tasks.len() >= MAX_UNDER_WAY => return Err(NoOutcome::Busy),
                     None => {
-                        let outcome = self.spawn(key, deadline, start());
+                        let (sender, outcome) = watch::channel(None);
                         let own = Flight { since: now, deadline, outcome: outcome.clone() };
                         running.insert(key, own);
-                        break outcome;
+                        break (sender, outcome);
                     }
                 }
             };
@@ -93,18 +93,20 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                 Ok(outcome) => return outcome,
             }
         };
+        let landing = Landing { running: Arc::clone(&self.running), key, own: own.clone() };
+        // Not under the lock: a runtime that ends drops the task at once, which takes itself off the table.
+        self.spawn(landing, sender, deadline, start());
         landed(own).await
     }
 
     fn spawn(
         &self,
-        key: Digest,
+        landing: Landing<T>,
+        sender: watch::Sender<Landed<T>>,
         deadline: Instant,
         work: impl Future<Output = T> + Send + 'static,
-    ) -> watch::Receiver<Landed<T>> {
-        let (sender, receiver) = watch::channel(None);
+    ) {
         let (turns, stop) = (Arc::clone(&self.turns), self.tasks.stop());
-        let landing = Landing { running: Arc::clone(&self.running), key, own: receiver.clone() };
         self.tasks.spawn("fetch", async move {
             let fetched = stop.until_requested(async {
                 // They are closed by nobody.
@@ -116,7 +118,6 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             drop(landing);
             sender.send_replace(fetched);
         });
-        receiver
     }
 }
 
@@ -269,6 +270,19 @@ mod tests {
         let waits = flights.join(key, SystemTime::now(), None, later(), std::future::pending);
         let (outcome, _) = tokio::join!(waits, tasks.shut_down(Duration::from_secs(5)));
         assert_eq!(outcome, Err(NoOutcome::Stopping));
+    }
+
+    #[test]
+    fn a_runtime_that_ends_takes_nobody_with_it() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let handle = runtime.handle().clone();
+        runtime.shutdown_background();
+        let _within = handle.enter();
+        let flights = Flights::<()>::new(TaskGroup::new("assets"));
+        let key = Digest::of(Function::Sha256, b"a");
+        let waits = flights.join(key, SystemTime::now(), None, later(), std::future::pending);
+        assert_eq!(futures::executor::block_on(waits), Err(NoOutcome::Stopping));
+        assert!(lock(&flights.running).is_empty());
     }
 
     #[test]

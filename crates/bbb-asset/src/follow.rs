@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use bbb_storage::Error;
 use http::{HeaderMap, StatusCode, header};
+use tokio::time::{self, Instant};
 use url::Url;
 
 use crate::{
-    Origins,
+    Bounds, Origins,
     failure::{Failed, Failure, story},
     origin::{Answer, HopError},
     uri::shown,
@@ -16,7 +17,11 @@ use crate::{
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
 
-/// A download that may be tried again.
+/// How often one URL is tried, and how much longer each pause in between is than the one before.
+const ATTEMPTS: u32 = 4;
+const LONGER: u32 = 3;
+
+/// What went wrong at a URL that may be tried again.
 pub(crate) struct Trouble {
     pub(crate) failure: Failure,
     /// None if it is of no use; else when, if the origin said so.
@@ -54,9 +59,62 @@ impl From<HopError> for Trouble {
     }
 }
 
+/// The attempts at one URL.
+pub(crate) struct Tries<'a> {
+    url: &'a Url,
+    bounds: &'a Bounds,
+    until: Instant,
+    count: u32,
+    usual_pause: Duration,
+}
+
+impl<'a> Tries<'a> {
+    /// The first one is made at once, none after `until`.
+    pub(crate) fn new(url: &'a Url, bounds: &'a Bounds, until: Instant) -> Self {
+        Self { url, bounds, until, count: 1, usual_pause: bounds.first_pause }
+    }
+
+    /// Comes back when it is to be tried again.
+    ///
+    /// # Errors
+    /// What went wrong, if it is not to be tried again.
+    pub(crate) async fn again(&mut self, trouble: Trouble) -> Result<(), Failure> {
+        let pause = trouble.again.map(|asked| asked.unwrap_or(self.usual_pause));
+        let may_be_waited_for = |pause: &Duration| {
+            *pause <= self.bounds.longest_pause && Instant::now() + *pause < self.until
+        };
+        let Some(pause) = pause.filter(|_| self.count < ATTEMPTS).filter(may_be_waited_for) else {
+            return Err(trouble.failure);
+        };
+        let (url, attempt) = (shown(self.url), self.count);
+        tracing::debug!(url, failure = %trouble.failure, attempt, "trying again");
+        time::sleep(pause).await;
+        self.count += 1;
+        self.usual_pause *= LONGER;
+        Ok(())
+    }
+}
+
 /// Asks for `from`, and follows where it is sent on to, by `headers` for each hop: out of TLS only where what comes is checked.
-/// Gives the URL whose answer it is, too.
+/// Gives the URL whose answer it is, too. Who says nothing at all is not waited for after `until`: others are to have their time.
 pub(crate) async fn follow(
+    origins: &Origins,
+    from: &Url,
+    is_checked: bool,
+    headers: impl Fn(&Url) -> HeaderMap,
+    until: Instant,
+) -> Result<(Url, Answer), Trouble> {
+    let followed = hop_on(origins, from, is_checked, headers);
+    let Ok(followed) = time::timeout_at(until, followed).await else {
+        let what = "there is no answer within its share of the time";
+        return Err(Trouble::last(Failed::TooLate, what));
+    };
+    let (url, mut answer) = followed?;
+    answer.hurry(until);
+    Ok((url, answer))
+}
+
+async fn hop_on(
     origins: &Origins,
     from: &Url,
     is_checked: bool,

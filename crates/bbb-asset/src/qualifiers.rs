@@ -70,6 +70,10 @@ impl Qualifiers {
         match name {
             "bazel.auth_headers" => return self.credentials.add_by_url(field, value, uris),
             "checksum.sri" => self.integrity = Some(Integrity::parse(field, value)?),
+            // A page about a repository is not the repository.
+            "resource_type" if kind == Kind::Blob && value == GIT => {
+                self.unsupported.push(name.into());
+            }
             "resource_type" | "bazel.canonical_id" => {}
             "directory" | "vcs.branch" | "vcs.commit" if kind == Kind::Directory => {}
             _ => self.unsupported.push(name.into()),
@@ -150,6 +154,17 @@ mod tests {
         let unchecked =
             parse(Kind::Directory, &[("http_header:A", "b"), ("vcs.commit", "abc")]).unwrap();
         assert!(unchecked.unsupported().is_empty() && !unchecked.may_be_shared());
+    }
+
+    #[test]
+    fn a_repository_is_a_directory() {
+        let pairs = [("resource_type", GIT)];
+        let blob = parse(Kind::Blob, &pairs).unwrap();
+        assert_eq!(blob.unsupported().iter().map(|name| &**name).collect::<Vec<_>>(), [pairs[0].0]);
+        let directory = parse(Kind::Directory, &pairs).unwrap();
+        assert!(directory.unsupported().is_empty() && directory.is_git());
+        let file = parse(Kind::Blob, &[("resource_type", "application/gzip")]).unwrap();
+        assert!(file.unsupported().is_empty());
     }
 
     #[test]

@@ -46,6 +46,7 @@ struct Writer {
 
 struct Hashing {
     digest: Hasher,
+    /// Where the checksum is by another function.
     check: Option<Hasher>,
 }
 
@@ -163,8 +164,10 @@ impl Spool {
             return Err(lost().into());
         };
         drop(file);
-        if let (Some(integrity), Some(check)) = (&self.integrity, hashing.check) {
-            integrity.check(check).map_err(SpoolError::Checksum)?;
+        let digest = hashing.digest.finish();
+        if let Some(integrity) = &self.integrity {
+            let checked = hashing.check.map_or(digest, Hasher::finish);
+            integrity.check(&checked).map_err(SpoolError::Checksum)?;
         }
         let hashed = match self.function {
             // It hashes the length first, which was not known.
@@ -175,7 +178,7 @@ impl Spool {
                 })
                 .await?
             }
-            _ => HashedFile::written(hashing.digest.finish(), &path.0),
+            _ => HashedFile::written(digest, &path.0),
         };
         Ok(Spooled { path, hashed, _room: self.room })
     }
@@ -207,7 +210,9 @@ impl Spooled {
 
 impl Hashing {
     fn new(function: Function, integrity: Option<&Integrity>) -> Self {
-        Self { digest: Hasher::new(function, 0), check: integrity.map(Integrity::hasher) }
+        let checked_by = integrity.map(Integrity::function).filter(|other| *other != function);
+        let check = checked_by.map(|function| Hasher::new(function, 0));
+        Self { digest: Hasher::new(function, 0), check }
     }
 
     fn update(&mut self, piece: &[u8]) {

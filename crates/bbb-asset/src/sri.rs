@@ -5,7 +5,7 @@
 //! specification, SHA-1 and BLAKE3 are taken, which Bazel writes in the same way.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bbb_digest::{Function, Hasher};
+use bbb_digest::{Digest, Function};
 use bbb_reapi::Invalid;
 
 /// How many hashes one value may hold.
@@ -68,18 +68,16 @@ impl Integrity {
         Ok(Self { function, name, hashes })
     }
 
-    /// A hasher for the bytes to be checked.
-    pub(crate) fn hasher(&self) -> Hasher {
-        // None of these functions looks at the size.
-        Hasher::new(self.function, 0)
+    /// By which function the bytes are checked. None looks at the size.
+    pub(crate) fn function(&self) -> Function {
+        self.function
     }
 
-    /// Whether these are the bytes.
+    /// Whether these are the bytes, by their digest.
     ///
     /// # Errors
     /// What they hash to instead.
-    pub(crate) fn check(&self, hasher: Hasher) -> Result<(), String> {
-        let digest = hasher.finish();
+    pub(crate) fn check(&self, digest: &Digest) -> Result<(), String> {
         match self.hashes.iter().any(|hash| **hash == *digest.hash()) {
             true => Ok(()),
             false => Err(format!("{}-{}", self.name, STANDARD.encode(digest.hash()))),
@@ -97,9 +95,7 @@ mod tests {
 
     fn check(text: &str, bytes: &[u8]) -> Result<(), String> {
         let integrity = Integrity::parse("q", text).unwrap();
-        let mut hasher = integrity.hasher();
-        hasher.update(bytes);
-        integrity.check(hasher)
+        integrity.check(&Digest::of(integrity.function(), bytes))
     }
 
     #[test]
@@ -108,7 +104,7 @@ mod tests {
         assert_eq!(check(HELLO_1, b"hello"), Ok(()));
         assert_eq!(check(WRONG_256, b"hello"), Err(HELLO_256.to_owned()));
         for (name, function) in FUNCTIONS {
-            let hash = bbb_digest::Digest::of(function, b"hello");
+            let hash = Digest::of(function, b"hello");
             let text = format!("{name}-{}?option", STANDARD.encode(hash.hash()));
             assert_eq!(check(&text, b"hello"), Ok(()), "{text}");
             assert!(check(&text, b"hullo").is_err(), "{text}");

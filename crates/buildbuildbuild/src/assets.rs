@@ -1,6 +1,7 @@
 //! The remote assets of a node, put together.
 
 use std::{
+    io,
     net::{IpAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -13,6 +14,7 @@ use bbb_lifecycle::TaskGroup;
 use bbb_peer::assets::{Asset, SharedAssets};
 use bbb_reapi::proto::asset::{FetchBlobRequest, FetchBlobResponse};
 use bbb_storage::{ActionCache, Bucket, Disk, Instances};
+use rustix::io::Errno;
 use tonic::async_trait;
 
 use crate::{flags::FetchFlags, membership::Membership};
@@ -70,9 +72,18 @@ impl asset::Elsewhere for Elsewhere {
     }
 }
 
-/// What can be bound to is an address of this machine.
+/// What can be bound to is an address of this machine. So is, to be safe, what cannot be found out, as when no descriptor is left.
 fn is_of_this_machine(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => !is_absent(&error),
+    }
+}
+
+/// Whether this is that the address is not there: no interface has it, or none has any of its kind.
+fn is_absent(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT))
 }
 
 #[cfg(test)]
@@ -83,5 +94,13 @@ mod tests {
     fn this_machine_is_known() {
         assert!(is_of_this_machine("127.0.0.1".parse().unwrap()));
         assert!(!is_of_this_machine("192.0.2.1".parse().unwrap()));
+        for (errno, expected) in [
+            (Errno::ADDRNOTAVAIL, true),
+            (Errno::AFNOSUPPORT, true),
+            (Errno::MFILE, false),
+            (Errno::NOBUFS, false),
+        ] {
+            assert_eq!(is_absent(&errno.into()), expected, "{errno}");
+        }
     }
 }

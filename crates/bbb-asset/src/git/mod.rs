@@ -21,7 +21,10 @@ use std::{
 use bbb_digest::Digest;
 use bbb_storage::{Error, Reservation};
 use http::HeaderMap;
-use tokio::{task, time};
+use tokio::{
+    task,
+    time::{self, Instant},
+};
 use url::Url;
 
 use crate::{
@@ -45,7 +48,8 @@ pub(crate) fn is_asked_for(qualifiers: &Qualifiers) -> bool {
         || ["vcs.commit", "vcs.branch"].iter().any(|name| qualifiers.get(name).is_some())
 }
 
-/// Fetches a revision of the repository at `url`, sending `headers` along to that origin alone, and stores it as a tree.
+/// Fetches a revision of the repository at `url`, sending `headers` along to that origin alone, and stores it as a tree. It is not
+/// asked for again after `again_until`, and not waited for if it says nothing.
 pub(crate) async fn fetch(
     origins: &Origins,
     trees: &Trees,
@@ -53,12 +57,14 @@ pub(crate) async fn fetch(
     headers: HeaderMap,
     qualifiers: &Qualifiers,
     limits: UnpackLimits,
+    again_until: Instant,
 ) -> Result<Digest, Failure> {
     let revision = Revision::of(qualifiers)?;
     let part = part(qualifiers, &limits)?;
-    let remote = Remote::meet(origins, url, headers).await?;
+    let remote = Remote::meet(origins, url, headers, again_until).await?;
     let format = remote.object_format(&revision)?;
-    let settings = remote.settings(origins).await?;
+    let mut settings = remote.settings(origins).await?;
+    settings.push(patience(again_until));
 
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -82,19 +88,74 @@ pub(crate) async fn fetch(
     store(trees, part, git, revision, limits).await
 }
 
+/// Has git give up on who is silent until then, or for as long as anybody may be silent.
+fn patience(until: Instant) -> (String, String) {
+    let left = until.saturating_duration_since(Instant::now());
+    let seconds = (left.as_secs() + 1).min(program::SILENCE.as_secs());
+    ("http.lowSpeedTime".to_owned(), seconds.to_string())
+}
+
 /// Gets a revision into a repository of our own.
 fn get(git: &Git, remote: &Remote, revision: &Revision) -> Result<(), GitError> {
-    let arguments = remote.arguments(revision);
-    git.run("fetch", &arguments).map_err(|error| match error {
+    let Revision::Commit { hash, branch } = revision else {
+        return pull(git, &remote.arguments(revision), revision);
+    };
+    if let Some(branch) = branch.as_deref().filter(|_| remote.is_modern()) {
+        // What a branch is at has come with it.
+        if pull_branch(git, remote, hash, branch)? {
+            return Ok(());
+        }
+    }
+    pull(git, &remote.arguments(revision), revision)?;
+    // All of an old server's commits have come, and this one may not be among them.
+    git.run("cat-file", &["-e", &format!("{hash}^{{commit}}")]).map_err(not_there)?;
+    match branch {
+        Some(branch) if !remote.is_modern() => is_on(git, hash, &format!("refs/heads/{branch}"))?
+            .then_some(())
+            .ok_or_else(|| not_on(branch)),
+        _ => Ok(()),
+    }
+}
+
+/// Finds out that a commit is on a branch: the one that the branch is at, for true, or one of its history, for false. Of that
+/// come the commits alone, where the server can leave out what is in them.
+fn pull_branch(git: &Git, remote: &Remote, hash: &str, branch: &str) -> Result<bool, GitError> {
+    let tip = Revision::Branch(branch.to_owned());
+    pull(git, &remote.arguments(&tip), &tip)?;
+    if is_on(git, hash, tip.name())? {
+        return Ok(true);
+    }
+    let history = git.beside("history")?;
+    pull(&history, &remote.history_arguments(&tip), &tip)?;
+    if is_on(&history, hash, tip.name())? { Ok(false) } else { Err(not_on(branch)) }
+}
+
+fn pull(git: &Git, arguments: &[String], revision: &Revision) -> Result<(), GitError> {
+    git.run("fetch", arguments).map_err(|error| match error {
         GitError::Failed(_, said) if revision.is_told_absent(&said) => GitError::NotThere(said),
         error => error,
-    })?;
-    // All of an old server's commits have come, and this one may not be among them.
-    let Revision::Commit(commit) = revision else { return Ok(()) };
-    git.run("cat-file", &["-e", &format!("{commit}^{{commit}}")]).map_err(|error| match error {
+    })
+}
+
+/// Whether a commit is another one, or before it. One that is not there is not.
+fn is_on(git: &Git, hash: &str, other: &str) -> Result<bool, GitError> {
+    let is_no = |said: &str| said == "exit status: 1" || said.contains("Not a valid ");
+    match git.run("merge-base", &["--is-ancestor", hash, other]) {
+        Ok(()) => Ok(true),
+        Err(GitError::Failed(_, said)) if is_no(&said) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_on(branch: &str) -> GitError {
+    GitError::NotThere(format!("the commit is not on the branch {branch}"))
+}
+
+fn not_there(error: GitError) -> GitError {
+    match error {
         GitError::Failed(_, said) => GitError::NotThere(said),
         error => error,
-    })
+    }
 }
 
 /// Stores what was fetched.
@@ -147,6 +208,9 @@ impl From<GitError> for Failure {
             GitError::Absent => Self::NoGit,
             GitError::NotThere(_) => Self::new(Failed::NotFound, story(&error)),
             GitError::TooLarge(_) => Self::new(Failed::Exhausted, story(&error)),
+            GitError::Failed(_, ref said) if said.contains(program::TOO_SLOW) => {
+                Self::new(Failed::TooLate, story(&error))
+            }
             GitError::Failed(..) => Self::new(Failed::Aborted, story(&error)),
             GitError::Broken(error) => Self::Storage(Error::unavailable("running git", error)),
         }

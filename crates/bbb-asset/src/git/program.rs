@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
 };
 
 /// Settings that do not depend on what is fetched.
-const SETTINGS: [(&str, &str); 19] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("advice.detachedHead", "false"),
     ("core.askPass", "/bin/false"),
     ("core.bigFileThreshold", "8m"),
@@ -32,7 +33,6 @@ const SETTINGS: [(&str, &str); 19] = [
     ("gc.auto", "0"),
     ("http.followRedirects", "false"),
     ("http.lowSpeedLimit", "1"),
-    ("http.lowSpeedTime", "60"),
     ("http.proxyAuthMethod", "basic"),
     ("maintenance.auto", "false"),
     ("pack.threads", "2"),
@@ -44,6 +44,12 @@ const SETTINGS: [(&str, &str); 19] = [
 /// Takes back what files of the repository say of how they are to be packed: its content is what was committed.
 const ATTRIBUTES: &str =
     "* -export-ignore -export-subst -text -crlf -eol -ident -filter -working-tree-encoding\n";
+
+/// The longest that a server may say nothing.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
+
+/// What it says then, in the words of libcurl.
+pub(super) const TOO_SLOW: &str = "Operation too slow";
 
 /// What is passed on of this process's environment.
 const PASSED_ON: [&str; 1] = ["PATH"];
@@ -57,6 +63,7 @@ const MEMORY_BYTES: u64 = 2 << 30;
 /// A repository that is empty at first, and gone when this is.
 pub(super) struct Git {
     folder: PathBuf,
+    object_format: &'static str,
     settings: Vec<(String, String)>,
     leash: Leash,
     bounds: Bounds,
@@ -97,12 +104,19 @@ impl Git {
         if write_trusted(&trusted)? {
             settings.push(("http.sslCAInfo".to_owned(), trusted.to_string_lossy().into_owned()));
         }
-        let git = Self { folder, settings, leash, bounds };
+        let git = Self { folder, object_format, settings, leash, bounds };
         let format = format!("--object-format={object_format}");
         git.run("init", &["--quiet", "--bare", "--template=", &format, "."])?;
         fs::create_dir_all(git.folder.join("info"))?;
         fs::write(git.folder.join("info/attributes"), ATTRIBUTES)?;
         Ok(git)
+    }
+
+    /// Another one like it, in a folder within its own.
+    pub(super) fn beside(&self, name: &str) -> Result<Self, GitError> {
+        let Self { folder, object_format, settings, leash, bounds } = self;
+        let (folder, settings) = (folder.join(name), settings.clone());
+        Self::init(folder, object_format, settings, bounds.file_bytes, leash.clone())
     }
 
     /// Runs a command to its end.

@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::revision::Revision;
 use crate::{
     Origins,
-    failure::{Failed, Failure, story},
-    follow::{Trouble, follow, refusal},
+    failure::{Failed, Failure},
+    follow::{Tries, Trouble, follow, refusal},
     origin::{Answer, Way},
 };
 
@@ -27,32 +28,51 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Asks for the repository as git does (gitprotocol-http, "Discovering References").
+    /// Asks for the repository as git does (gitprotocol-http, "Discovering References"), until `again_until` as often as for
+    /// anything else.
     pub(super) async fn meet(
         origins: &Origins,
         url: &Url,
         headers: HeaderMap,
+        again_until: Instant,
     ) -> Result<Self, Failure> {
         if url.query().is_some() {
             return Err(Failure::new(Failed::Aborted, "the URL of a repository has no query"));
         }
+        let mut tries = Tries::new(url, origins.bounds(), again_until);
+        loop {
+            match Self::greet(origins, url, &headers, again_until).await {
+                Ok(remote) => return Ok(remote),
+                Err(trouble) => tries.again(trouble).await?,
+            }
+        }
+    }
+
+    async fn greet(
+        origins: &Origins,
+        url: &Url,
+        headers: &HeaderMap,
+        until: Instant,
+    ) -> Result<Self, Trouble> {
         let mut asked = url.clone();
         asked.set_path(&format!("{}/info/refs", url.path().trim_end_matches('/')));
         asked.set_query(Some("service=git-upload-pack"));
+        let headers_for = |hop: &Url| {
+            let is_own = hop.origin() == url.origin();
+            if is_own { headers.clone() } else { HeaderMap::new() }
+        };
         let greeting = |hop: &Url| {
-            let own = hop.origin() == url.origin();
-            let mut headers = if own { headers.clone() } else { HeaderMap::new() };
+            let mut headers = headers_for(hop);
             headers.insert("git-protocol", HeaderValue::from_static("version=2"));
             headers
         };
         // What comes out of TLS may be anything, but for a commit that git checks.
-        let (mut there, mut answer) =
-            follow(origins, &asked, false, greeting).await.map_err(|trouble| trouble.failure)?;
+        let (mut there, mut answer) = follow(origins, &asked, false, greeting, until).await?;
         if answer.status() != StatusCode::OK {
-            return Err(refusal(&answer).failure);
+            return Err(refusal(&answer));
         }
         let Some(path) = there.path().strip_suffix("/info/refs").map(str::to_owned) else {
-            return Err(Failure::new(Failed::Aborted, "it redirects to what is no repository"));
+            return Err(Trouble::last(Failed::Aborted, "it redirects to what is no repository"));
         };
         let start = greeting_of(&mut answer).await?;
         there.set_path(&path);
@@ -61,10 +81,10 @@ impl Remote {
         let is_smart = answer.header(header::CONTENT_TYPE)
             == Some("application/x-git-upload-pack-advertisement");
         if !is_smart && !is_list_of_refs(&start) {
-            return Err(Failure::new(Failed::NotFound, "what is there is no repository of git"));
+            return Err(Trouble::last(Failed::NotFound, "what is there is no repository of git"));
         }
         Ok(Self {
-            headers: if there.origin() == url.origin() { headers } else { HeaderMap::new() },
+            headers: headers_for(&there),
             url: there,
             is_modern: is_smart && holds(b"version 2\n"),
             object_format: if holds(b"object-format=sha256") { "sha256" } else { "sha1" },
@@ -132,14 +152,24 @@ impl Remote {
         Ok(Some(format!("*:{port}:{}", addresses.collect::<Vec<_>>().join(","))))
     }
 
+    /// Whether it gives single commits.
+    pub(super) fn is_modern(&self) -> bool {
+        self.is_modern
+    }
+
+    /// What is to be fetched of a revision: it, and no history where the server can give it so.
     pub(super) fn arguments(&self, revision: &Revision) -> Vec<String> {
-        let mut arguments: Vec<String> =
-            ["--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"]
-                .map(str::to_owned)
-                .into();
-        if self.is_modern {
-            arguments.push("--depth=1".to_owned());
-        }
+        self.asking_for(revision, self.is_modern.then_some("--depth=1"))
+    }
+
+    /// What is to be fetched of the history of a revision: all commits, and not what is in them where the server can leave it out.
+    pub(super) fn history_arguments(&self, revision: &Revision) -> Vec<String> {
+        self.asking_for(revision, Some("--filter=tree:0"))
+    }
+
+    fn asking_for(&self, revision: &Revision, only: Option<&str>) -> Vec<String> {
+        let fixed = ["--quiet", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"];
+        let mut arguments: Vec<String> = fixed.into_iter().chain(only).map(str::to_owned).collect();
         arguments.push(self.url.to_string());
         arguments.extend(revision.refspecs(self.is_modern));
         arguments
@@ -147,12 +177,10 @@ impl Remote {
 }
 
 /// The start of a greeting.
-async fn greeting_of(answer: &mut Answer) -> Result<Vec<u8>, Failure> {
+async fn greeting_of(answer: &mut Answer) -> Result<Vec<u8>, Trouble> {
     let mut start = Vec::new();
     while start.len() < MAX_GREETING_BYTES {
-        let next =
-            answer.next().await.map_err(|error| Failure::new(Failed::Aborted, story(&error)));
-        let Some(piece) = next? else { break };
+        let Some(piece) = answer.next().await? else { break };
         start.extend_from_slice(&piece[..piece.len().min(MAX_GREETING_BYTES)]);
     }
     Ok(start)

@@ -24,6 +24,9 @@ pub struct Bounds {
 impl Bounds {
     /// How much of a body has to come in the time of [`Bounds::pace`].
     pub const PACE_BYTES: u64 = 60 << 10;
+
+    /// The time that everybody has for that, however late his answer began.
+    pub(super) const SHORTEST_PACE: Duration = Duration::from_secs(1);
 }
 
 impl Default for Bounds {

@@ -249,6 +249,12 @@ impl Answer {
         self.response.headers().get(name)?.to_str().ok()
     }
 
+    /// Has what comes in small pieces come by `until`, or faster from then on: who is slow has no more than his share of the time.
+    pub(crate) fn hurry(&mut self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now()).max(Bounds::SHORTEST_PACE);
+        self.bounds.pace = self.bounds.pace.min(left);
+    }
+
     /// The next piece of the body; none at its end, which is there only if all came that was announced.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, HopError> {
         let Self { response, connection, pace, bounds } = self;

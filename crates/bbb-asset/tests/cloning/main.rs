@@ -8,13 +8,16 @@ mod repository;
 mod rig;
 mod surroundings;
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
 
 use bbb_asset::{Failed, FetchError, Found, Kind};
 use bbb_digest::{Digest, Function};
 use bbb_reapi::Directory;
 use bbb_storage::CasExt as _;
-use repository::{Repository, answer, smart};
+use repository::{Repository, answer, files, smart};
 use rig::{Rig, Server, send, with_headers};
 
 const LOOPBACK: &[&str] = &["127.0.0.1"];
@@ -90,16 +93,7 @@ async fn a_revision_becomes_the_tree_that_was_committed() {
 #[tokio::test]
 async fn a_repository_may_be_nothing_but_files() {
     let repository = Repository::new();
-    let root = repository.root();
-    let server = Server::new(move |mut stream, asked| {
-        let path = asked.path.split('?').next().unwrap_or_default();
-        let answer = match std::fs::read(root.join(&path[1..])) {
-            Ok(bytes) => with_headers("200 OK", &[("connection", "close")], &bytes),
-            Err(_) => with_headers("404 Not Found", &[("connection", "close")], b"none"),
-        };
-        async move { send(&mut stream, &answer).await }
-    })
-    .await;
+    let server = files(repository.root()).await;
     let rig = Rig::new(LOOPBACK);
     for (pairs, expected) in
         [(("vcs.commit", repository.first.as_str()), &FIRST[..]), (("vcs.branch", "main"), &SECOND)]
@@ -143,6 +137,35 @@ async fn what_is_not_there_is_told() {
         assert!(what.contains(story), "{what}");
     }
     assert_eq!((rig.holds().1, rig.holds().2), (0, 0));
+}
+
+#[tokio::test]
+async fn a_commit_is_on_the_branch_that_is_named() {
+    let repository = Repository::new();
+    let (first, second) = (&*repository.first, &*repository.second);
+    let rig = Rig::new(LOOPBACK);
+    for server in [smart(repository.root()).await, files(repository.root()).await] {
+        for (commit, branch, expected) in [
+            (second, "main", Some(&SECOND[..])),
+            (first, "main", Some(&FIRST[..])),
+            (first, "other/branch", Some(&FIRST[..])),
+            (second, "other/branch", None),
+            (first, "none", None),
+        ] {
+            let pairs = [("vcs.commit", commit), ("vcs.branch", branch)];
+            match expected {
+                Some(lines) => {
+                    let found = fetch(&rig, &server.url("/it.git"), &pairs).await.unwrap();
+                    assert_eq!(tree(&rig, found.content).await, lines, "{pairs:?}");
+                }
+                None => {
+                    let (failed, what) = failure(&rig, &server.url("/it.git"), &pairs).await;
+                    assert_eq!(failed, Failed::NotFound, "{pairs:?}: {what}");
+                }
+            }
+        }
+    }
+    assert_eq!(rig.holds().2, 0);
 }
 
 #[tokio::test]
@@ -206,6 +229,34 @@ async fn headers_of_a_client_are_sent_along() {
     let asked = server.asked();
     assert!(asked.len() >= 3);
     assert!(asked.iter().all(|asked| asked.header("authorization") == Some("bearer secret")));
+}
+
+#[tokio::test]
+async fn a_repository_is_tried_again_and_leaves_the_others_their_time() {
+    let repository = Repository::new();
+    let (root, count) = (repository.root(), AtomicUsize::new(0));
+    let busy = Server::new(move |mut stream, asked| {
+        let (root, is_first) = (root.clone(), count.fetch_add(1, Ordering::Relaxed) == 0);
+        async move {
+            match is_first {
+                true => send(&mut stream, &with_headers("502 Bad Gateway", &[], b"later")).await,
+                false => answer(root, stream, asked).await,
+            }
+        }
+    })
+    .await;
+    let silent = Server::new(|stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let rig = Rig::new(LOOPBACK);
+    let urls = [silent.url("/it.git"), busy.url("/it.git")];
+    let urls = urls.each_ref().map(String::as_str);
+    let mut wanted = rig::wanted_as(Kind::Directory, &urls, &[("vcs.branch", "main")]);
+    wanted.timeout = Some(Duration::from_secs(4));
+    let found = rig.find_or_fetch(wanted).await.unwrap();
+    assert_eq!((found.uri, tree(&rig, found.content).await), (1, SECOND.map(str::to_owned).into()));
 }
 
 /// Whether any process has this in its environment.

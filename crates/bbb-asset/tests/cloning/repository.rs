@@ -49,6 +49,7 @@ impl Repository {
         git(&work, &["commit", "-qm", "other"]);
         git(&work, &["checkout", "-q", "main"]);
         git(folder.path(), &["clone", "-q", "--bare", "work", "it.git"]);
+        git(&folder.path().join("it.git"), &["config", "uploadpack.allowFilter", "true"]);
         git(&folder.path().join("it.git"), &["update-server-info"]);
         Self { folder, first, second }
     }
@@ -76,6 +77,19 @@ pub(super) fn git_reading(input: &str, folder: &Path, arguments: &[&str]) -> Str
 /// A server of the repositories in a folder, by git's own program for that.
 pub(super) async fn smart(root: PathBuf) -> Server {
     Server::new(move |stream, asked| answer(root.clone(), stream, asked)).await
+}
+
+/// A server of a folder that knows nothing of git.
+pub(super) async fn files(root: PathBuf) -> Server {
+    Server::new(move |mut stream, asked| {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        let answer = match std::fs::read(root.join(&path[1..])) {
+            Ok(bytes) => with_headers("200 OK", &[("connection", "close")], &bytes),
+            Err(_) => with_headers("404 Not Found", &[("connection", "close")], b"none"),
+        };
+        async move { send(&mut stream, &answer).await }
+    })
+    .await
 }
 
 pub(super) async fn answer(root: PathBuf, mut stream: TcpStream, asked: Asked) {

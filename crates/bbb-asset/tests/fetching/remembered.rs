@@ -1,12 +1,17 @@
 //! Blobs that are fetched, remembered and asked about.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use bbb_asset::{Failed, FetchError};
+use bbb_asset::{Failed, Fetch, FetchError, Push};
+use bbb_digest::{Digest, Function};
 use futures::future::join_all;
+use tokio::sync::Semaphore;
 
 use crate::{
     LOOPBACK, big,
@@ -85,6 +90,26 @@ async fn the_origin_is_asked_whether_it_has_changed() {
 }
 
 #[tokio::test]
+async fn what_an_origin_leaves_out_when_nothing_has_changed_stays_as_it_was() {
+    let server = Server::new(|mut stream, asked| async move {
+        let answer = match asked.header("if-none-match") {
+            Some(_) => with_headers("304 Not Modified", &[], b""),
+            None => {
+                let headers = [("ETag", "\"v1\""), ("Cache-Control", "max-age=0")];
+                with_headers("200 OK", &headers, b"hello")
+            }
+        };
+        send(&mut stream, &answer).await;
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    for asked in 1..=3 {
+        rig.fetch(&[&url], &[]).await.unwrap();
+        assert_eq!(server.asked().len(), asked, "it has become fresh for ever");
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_can_fetch_by_is_named() {
     let (server, rig) = (Server::files(&[("/", b"hello")]).await, Rig::new(LOOPBACK));
     let failed = rig.fetch(&[&server.url("/")], &[("a.b", "c"), ("vcs.branch", "d")]).await;
@@ -153,4 +178,38 @@ async fn who_waits_for_the_fetch_of_another_has_his_own_time() {
     };
     assert!(long.is_ok(), "{long:?}");
     assert_eq!(server.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_pushed_meanwhile_is_not_forgotten() {
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
+    let server = Server::new(move |mut stream, _| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let _turn = gate.acquire().await;
+            send(&mut stream, &ok(b"fetched")).await;
+        }
+    })
+    .await;
+    let (rig, url) = (Rig::new(LOOPBACK), server.url("/"));
+    let pushed = Digest::of(Function::Sha256, b"pushed");
+    let push = async {
+        while server.asked().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        rig.stores.cas.put(pushed, b"pushed".to_vec().into()).await.unwrap();
+        let Fetch { instance, uris, qualifiers, kind, .. } = wanted(&[&url], &[]);
+        let (blobs, directories) = (Vec::new(), Vec::new());
+        let content = pushed;
+        let push =
+            Push { instance, uris, qualifiers, kind, content, blobs, directories, expires: None };
+        rig.assets.push(push, SystemTime::now()).await.unwrap();
+        go.add_permits(1);
+    };
+    let fetch = async { rig.fetch(&[&url], &[]).await };
+    let (fetched, ()) = tokio::join!(fetch, push);
+    assert_eq!(rig.bytes(&fetched.unwrap()).await, "fetched");
+    assert_eq!(rig.fetch(&[&url], &[]).await.unwrap().content, pushed);
+    assert_eq!(server.asked().len(), 1);
 }

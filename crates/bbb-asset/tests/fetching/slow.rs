@@ -115,3 +115,21 @@ async fn a_fetch_has_its_time_and_no_more() {
     assert_eq!((failed, uri), (Failed::TooLate, 0), "{what}");
     rig.holds_nothing().await;
 }
+
+#[tokio::test]
+async fn who_dribbles_or_stalls_does_not_use_up_the_time_of_the_next() {
+    let length = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nhello";
+    let bad = [dribbling(length, b"x").await, silent_after(length).await];
+    let good = Server::files(&[("/x", b"hello")]).await;
+    let rig = Rig::new(LOOPBACK);
+    let fetches = bad.iter().map(|bad| {
+        let (rig, urls) = (&rig, [bad.url("/"), good.url("/x")]);
+        async move {
+            let mut wanted = wanted(&urls.each_ref().map(String::as_str), &[]);
+            wanted.timeout = Some(Duration::from_millis(2500));
+            let found = rig.find_or_fetch(wanted).await.unwrap();
+            assert_eq!((found.uri, rig.bytes(&found).await), (1, "hello".into()));
+        }
+    });
+    join_all(fetches).await;
+}

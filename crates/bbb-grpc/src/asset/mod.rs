@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use self::answer::answer;
 use crate::{
-    limits::MAX_SMALL_MESSAGE_BYTES,
+    limits::{MAX_MESSAGE_BYTES, MAX_SMALL_MESSAGE_BYTES},
     status::{IntoStatus as _, permission_denied},
 };
 
@@ -77,8 +77,9 @@ impl Asset {
 
     /// The services as a server takes them.
     pub fn into_servers(self) -> (FetchServer<Self>, PushServer<Self>) {
-        let push = PushServer::new(self.clone());
-        (self.into_fetch_server(), push.max_decoding_message_size(MAX_SMALL_MESSAGE_BYTES))
+        // A push may name all that its content refers to.
+        let push = PushServer::new(self.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        (self.into_fetch_server(), push)
     }
 
     async fn fetch(

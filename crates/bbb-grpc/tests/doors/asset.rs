@@ -200,6 +200,9 @@ async fn only_what_is_whole_is_pushed() {
     let with_lost =
         rig.push(&["urn:a:b"], here, |push| push.references_blobs = vec![lost.to_proto()]).await;
     assert_eq!(with_lost.unwrap_err().code(), Code::FailedPrecondition);
+    // As many may be named as are taken.
+    let many = |push: &mut PushBlobRequest| push.references_blobs = vec![here.to_proto(); 10_000];
+    assert_eq!(rig.push(&["urn:many"], here, many).await.map_err(|status| status.code()), Ok(()));
     // A tree is whole with all that is below its root.
     let file = |digest: Digest| reapi::FileNode {
         name: "f".into(),
