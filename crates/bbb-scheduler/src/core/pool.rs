@@ -97,7 +97,8 @@ impl Core {
         if let Some(&id) = self.pool_names.get(&name) {
             return Ok(id);
         }
-        if self.idle_pools.len() >= MAX_IDLE_POOLS
+        let is_full = self.pools.len() >= MAX_POOLS;
+        if (is_full || self.idle_pools.len() >= MAX_IDLE_POOLS)
             && let Some(oldest) = self.idle_pools.pop_first()
         {
             self.drop_pool(oldest);
@@ -190,10 +191,38 @@ pub(crate) fn matches(requirement: &Platform, offered: &Platform) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use bbb_digest::{Digest, Function};
+
     use super::*;
+    use crate::{ActionKey, OperationId, Submission, core::Limits};
 
     fn platform(pairs: &[(&str, &str)]) -> Platform {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_pool_that_nobody_uses_makes_room_for_another() {
+        let now = Now { since_start: Duration::ZERO, wall: SystemTime::UNIX_EPOCH };
+        let mut core = Core::new(Limits::default());
+        let submit = |number: usize, core: &mut Core| {
+            let name = number.to_string();
+            let key = ActionKey {
+                instance: Default::default(),
+                action: Digest::of(Function::Sha256, name.as_bytes()),
+            };
+            let requirement = platform(&[("number", &name)]);
+            let submission = Submission { requirement, ..Submission::of(key) };
+            core.submit(now, OperationId(number as u128), submission)
+        };
+        for number in 0..MAX_POOLS {
+            submit(number, &mut core).unwrap();
+        }
+        assert!(submit(MAX_POOLS, &mut core).is_err());
+        core.cancel(now, OperationId(7), "test");
+        submit(MAX_POOLS, &mut core).unwrap();
+        assert_eq!(core.pools.len(), MAX_POOLS);
     }
 
     #[test]
