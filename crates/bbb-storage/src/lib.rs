@@ -24,6 +24,8 @@ mod instances;
 mod killed;
 mod local;
 mod logs;
+#[cfg(test)]
+mod one_thread;
 mod read;
 mod segment;
 mod source;

@@ -33,6 +33,16 @@ impl Store {
         Self { disk: Disk::open(settings, &group).unwrap(), group }
     }
 
+    /// One in which nothing goes before somebody needs its room, however little is free: to be filled to its limit.
+    fn open_to_be_filled(dir: &Path, limit_bytes: u64) -> Self {
+        let group = TaskGroup::new("disk");
+        let settings = DiskSettings::new(dir, limit_bytes);
+        let settings = DiskSettings { scrub_bytes_per_second: 0, ..settings };
+        let (disk, last) = Disk::open_still(settings).unwrap();
+        group.spawn("look around", Arc::clone(&disk).look_around(last, group.stop()));
+        Self { disk, group }
+    }
+
     fn cas(&self) -> Arc<dyn Cas> {
         self.disk.cas(&InstanceName::default())
     }

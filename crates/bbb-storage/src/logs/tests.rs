@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     ActionCache, ActionResult, Blob, Cas, CasExt as _, Complete, Disk, DiskSettings, HashedFile,
     Instances, Result as Stored, Source, SourceContent, Stores, TreeCache, Trees, Wanted,
+    one_thread,
 };
 
 #[derive(Debug, Default)]
@@ -202,25 +203,29 @@ fn piece(offset: u64, data: &'static str, is_last: bool) -> LogPiece {
 }
 
 /// A client that hangs up in the middle leaves nothing that counts.
-#[tokio::test]
-async fn what_clients_give_up_counts_no_more() {
-    let rig = Rig::start();
-    let logs = rig.logs();
-    let instance = InstanceName::default();
-    let mut creating = logs.create(&instance);
-    assert!(futures::poll!(&mut creating).is_pending());
-    drop(creating);
-    until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
+#[test]
+fn what_clients_give_up_counts_no_more() {
+    one_thread::run(async {
+        let rig = Rig::start();
+        let logs = rig.logs();
+        let instance = InstanceName::default();
+        let held = one_thread::hold_up();
+        let mut creating = logs.create(&instance);
+        assert!(futures::poll!(&mut creating).is_pending());
+        drop((creating, held));
+        until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
 
-    let log = logs.create(&InstanceName::default()).await.unwrap();
-    let mut appending = logs.append(&log, piece(5, "not here", false));
-    assert!(futures::poll!(&mut appending).is_pending());
-    drop(appending);
-    until(|| logs.written.taken() == (1, 0)).await;
-    logs.append(&log, piece(0, "here", false)).await.unwrap();
-    assert_eq!(logs.written.taken(), (1, 4));
-    logs.append(&log, piece(4, "", true)).await.unwrap();
-    until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
+        let log = logs.create(&InstanceName::default()).await.unwrap();
+        let held = one_thread::hold_up();
+        let mut appending = logs.append(&log, piece(5, "not here", false));
+        assert!(futures::poll!(&mut appending).is_pending());
+        drop((appending, held));
+        until(|| logs.written.taken() == (1, 0)).await;
+        logs.append(&log, piece(0, "here", false)).await.unwrap();
+        assert_eq!(logs.written.taken(), (1, 4));
+        logs.append(&log, piece(4, "", true)).await.unwrap();
+        until(|| logs.written.taken() == (0, 0) && files(&logs.folder) == 0).await;
+    });
 }
 
 /// A store of two tiers, of which the second one fails until it is mended, when the first has made a file its own.

@@ -28,7 +28,7 @@ fn count(told: &AtomicU32) -> u32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn lodgers_and_blobs_go_in_one_order_of_use() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     store.until_complete().await;
     let oldest = store.put(100 * KIB as usize).await;
     let (old, told_old) = store.lodge(100 * KIB).await;
@@ -54,7 +54,7 @@ async fn lodgers_and_blobs_go_in_one_order_of_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn room_of_a_lodger_counts_in_blocks_and_is_given_back() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     let (nothing, _) = store.lodge(0).await;
     let (little, told) = store.lodge(5000).await;
     assert_eq!(store.disk.stats().taken_bytes, 12 * KIB);
@@ -70,7 +70,7 @@ async fn room_of_a_lodger_counts_in_blocks_and_is_given_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_stays_and_too_much_of_it_is_full() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     let (lodger, told) = store.lodge(600 * KIB).await;
     let kept = [lodger.keep().unwrap(), lodger.keep().unwrap()];
     for _ in 0..10 {
@@ -93,7 +93,7 @@ async fn what_is_kept_stays_and_too_much_of_it_is_full() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_lodger_pins_goes_after_it_and_before_what_was_used_since() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     store.until_complete().await;
     let files = store.disk.local_files(&InstanceName::default());
     let mut pinned = Vec::new();
@@ -129,7 +129,7 @@ async fn what_a_lodger_pins_goes_after_it_and_before_what_was_used_since() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lodger_that_panics_or_uses_the_store_when_it_leaves_stops_nobody() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     let lodging = store.disk.lodging();
     let panics = Box::new(|| panic!("told to leave"));
     let _panics = lodging.take(400 * KIB, panics).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_lodger_that_panics_or_uses_the_store_when_it_leaves_stops_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_lodger_drops_what_it_holds_of_the_store() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     let digest = store.put(100 * KIB as usize).await;
     let pin = store.disk.local_files(&InstanceName::default()).pin(digest, false).await.unwrap();
     let lodger = store.disk.lodging().take(1, Box::new(move || drop(pin))).await.unwrap();
@@ -213,7 +213,7 @@ fn a_pinned_file_takes_little_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_grows_and_shrinks_with_what_it_is_for() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     let lodging = store.disk.lodging();
     assert_eq!(lodging.limit_bytes(), 1000 * KIB);
     let blob = store.put(300 * KIB as usize).await;
@@ -236,7 +236,7 @@ async fn a_reservation_grows_and_shrinks_with_what_it_is_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_eviction_that_nobody_waits_for_any_more_is_still_the_only_one() {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(dir.path(), 1000 * KIB);
+    let store = Store::open_to_be_filled(dir.path(), 1000 * KIB);
     store.until_complete().await;
     let (leaves, mut leaving) = tokio::sync::mpsc::unbounded_channel();
     let (let_go, may_go) = std::sync::mpsc::channel();

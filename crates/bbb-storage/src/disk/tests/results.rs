@@ -1,6 +1,7 @@
 //! Results that are replaced while they are read.
 
 use super::*;
+use crate::one_thread;
 
 const ACTION: &[u8] = b"action";
 
@@ -13,12 +14,7 @@ fn result(byte: u8) -> ActionResult {
 /// there is one thread that may wait, and this one. `spoil` changes the first one's file. Gives what was read, and what is
 /// read afterwards, by its byte.
 fn replace_while_read(spoil: fn(&Path)) -> [Option<u8>; 2] {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    one_thread::run(async {
         let dir = TempDir::new().unwrap();
         let settings =
             DiskSettings { memory_bytes: 1 << 30, ..DiskSettings::new(dir.path(), 1 << 30) };
@@ -31,8 +27,10 @@ fn replace_while_read(spoil: fn(&Path)) -> [Option<u8>; 2] {
         let byte = |found: Result<Option<Arc<ActionResult>>>| {
             found.unwrap().map(|result| result.stdout_raw[0])
         };
+        let held = one_thread::hold_up();
         let mut reading = results.get(action);
         assert!(futures::poll!(&mut reading).is_pending());
+        drop(held);
         results.put(action, result(2)).await.unwrap();
         [byte(reading.await), byte(results.get(action).await)]
     })
