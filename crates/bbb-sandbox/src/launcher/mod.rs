@@ -6,8 +6,8 @@
 //!
 //! It has one thread, knows the actions that run by number only, and ends when the node does, ending them first.
 //! Its stdin is a socket from the node ([`Call`]s), its stdout a pipe to it ([`Report`]s), which every init shares.
-//! One job per file: `template` and `identity` make what all actions share, `init` is the first process of each,
-//! with `mounts`, `network` and `seccomp` for its walls, `command` for the program, `tree` for its end.
+//! One job per file: `template` and `identity` make what all actions share, `points` where exec roots stand in it; `init` is the first
+//! process of each, with `mounts`, `network` and `seccomp` for its walls, `command` for the program, `tree` for its end.
 
 mod command;
 mod groups;
