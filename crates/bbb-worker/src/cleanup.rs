@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Report,
+    apart::put_folders_apart,
     bases::Held,
     error::Error,
     renewal::{Part, Parts, renew},
@@ -108,6 +109,7 @@ impl Cleaner {
     /// If the folder cannot be made or read.
     pub(crate) fn start(base: PathBuf, spare: usize, tasks: &TaskGroup) -> io::Result<Self> {
         fs::create_dir_all(&base)?;
+        put_folders_apart(&base);
         let mut left = Vec::new();
         for entry in fs::read_dir(&base)? {
             let entry = entry?;

@@ -11,6 +11,7 @@
 //!
 //! The room knows nothing of who asked, of queues, or of other workers.
 
+mod apart;
 mod bases;
 mod cleanup;
 mod collect;
