@@ -70,23 +70,18 @@ impl Links {
         if disk.index().use_entry(&key).is_some_and(|known| known.checked) {
             return Ok(());
         }
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let reservation = disk.reserve_file(key.digest.size_bytes()).await?;
-            let copier = Arc::clone(disk);
-            let copied = blocking("copying a blob", move || {
-                Ok(copier.copy_blocking(&blob, &key, reservation))
-            });
-            match copied.await? {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    disk.doubt(&blob);
-                    return Ok(());
-                }
-                Err(error) => disk.recover(error, key.digest, attempts).await?,
+        let is_copied = disk.with_room(key.digest, || {
+            let disk = Arc::clone(disk);
+            async move {
+                let reservation = disk.reserve_file(key.digest.size_bytes()).await?;
+                let copy = move || Ok(disk.copy_blocking(&blob, &key, reservation));
+                blocking("copying a blob", copy).await
             }
+        });
+        if !is_copied.await? {
+            disk.doubt(&blob);
         }
+        Ok(())
     }
 }
 

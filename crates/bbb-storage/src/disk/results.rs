@@ -83,19 +83,17 @@ impl ActionCache for Results {
         let result = Arc::new(result);
         let bytes: Arc<[u8]> = encode(self.0.segment(), action, &result).into();
         let _turn = disk.turn_to_write().await?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let reservation = disk.reserve_file(bytes.len() as u64).await?;
+        disk.with_room(action, || {
             let (disk, bytes, result) = (Arc::clone(disk), Arc::clone(&bytes), Arc::clone(&result));
-            let written = blocking("writing a result", move || {
-                Ok(disk.write_result(&key, &bytes, result, reservation))
-            });
-            match written.await? {
-                Ok(()) => return Ok(()),
-                Err(error) => self.0.disk.recover(error, action, attempts).await?,
+            async move {
+                let reservation = disk.reserve_file(bytes.len() as u64).await?;
+                blocking("writing a result", move || {
+                    Ok(disk.write_result(&key, &bytes, result, reservation))
+                })
+                .await
             }
-        }
+        })
+        .await
     }
 }
 

@@ -96,20 +96,18 @@ impl Disk {
         let digest = key.digest;
         // Kept until all is done: those behind would take what is freed for this one.
         let _turn = self.turn_to_write().await?;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let reservation = self.reserve_file(digest.size_bytes()).await?;
+        self.with_room(digest, || {
             let (disk, pieces) = (Arc::clone(self), Arc::clone(&pieces));
-            let written = blocking("writing a blob", move || {
-                check(digest, &pieces)?;
-                Ok(disk.write_pieces(&key, &pieces, reservation))
-            });
-            match written.await? {
-                Ok(()) => return Ok(()),
-                Err(error) => self.recover(error, digest, attempts).await?,
+            async move {
+                let reservation = disk.reserve_file(digest.size_bytes()).await?;
+                blocking("writing a blob", move || {
+                    check(digest, &pieces)?;
+                    Ok(disk.write_pieces(&key, &pieces, reservation))
+                })
+                .await
             }
-        }
+        })
+        .await
     }
 
     fn write_pieces(
@@ -154,8 +152,27 @@ impl Disk {
         Ok(())
     }
 
+    /// Tries a write until the file system has room for it, or none can be made.
+    pub(super) async fn with_room<T, F>(
+        self: &Arc<Self>,
+        digest: Digest,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<io::Result<T>>>,
+    {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match attempt().await? {
+                Ok(written) => return Ok(written),
+                Err(error) => self.recover(error, digest, attempts).await?,
+            }
+        }
+    }
+
     /// After a failed write: makes room if that is what is missing, so that it can be tried once more.
-    pub(super) async fn recover(
+    async fn recover(
         self: &Arc<Self>,
         error: io::Error,
         digest: Digest,
@@ -265,25 +282,19 @@ impl Disk {
             return Err(Error::Mismatch { expected: digest, found });
         }
         let hashed = Arc::new(hashed);
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let reservation = self.reserve_file(digest.size_bytes()).await?;
+        let is_same = self.with_room(digest, || {
             let (disk, hashed) = (Arc::clone(self), Arc::clone(&hashed));
-            let taken = blocking("taking over a file", move || {
-                match disk.take_over_blocking(&key, &hashed, reservation) {
-                    Ok(true) => Ok(Ok(())),
-                    Ok(false) => {
-                        let found = "other bytes".to_owned();
-                        Err(Error::Mismatch { expected: digest, found })
-                    }
-                    Err(error) => Ok(Err(error)),
-                }
-            });
-            match taken.await? {
-                Ok(()) => return Ok(()),
-                Err(error) => self.recover(error, digest, attempts).await?,
+            async move {
+                let reservation = disk.reserve_file(digest.size_bytes()).await?;
+                blocking("taking over a file", move || {
+                    Ok(disk.take_over_blocking(&key, &hashed, reservation))
+                })
+                .await
             }
+        });
+        match is_same.await? {
+            true => Ok(()),
+            false => Err(Error::Mismatch { expected: digest, found: "other bytes".to_owned() }),
         }
     }
 
@@ -377,25 +388,21 @@ pub(super) struct Upload {
 impl Upload {
     /// Begins one that has `room_bytes` from the start, in the store and in the file system.
     pub(super) async fn begin(disk: &Arc<Disk>, digest: Digest, room_bytes: u64) -> Result<Self> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let reservation = disk.reserve(room_bytes).await?;
-            let creator = Arc::clone(disk);
-            let created = blocking("writing a blob", move || {
-                Ok(Temporary::create(&creator).and_then(|(file, temporary)| {
-                    file::allocate(&file, room_bytes)?;
-                    Ok((file, temporary))
-                }))
-            });
-            match created.await? {
-                Ok((file, temporary)) => {
-                    let hasher = Hasher::new(digest.function(), digest.size_bytes());
-                    return Ok(Self { file, temporary, hasher, reservation });
-                }
-                Err(error) => disk.recover(error, digest, attempts).await?,
+        disk.with_room(digest, || {
+            let disk = Arc::clone(disk);
+            async move {
+                let reservation = disk.reserve(room_bytes).await?;
+                blocking("writing a blob", move || {
+                    Ok(Temporary::create(&disk).and_then(|(file, temporary)| {
+                        file::allocate(&file, room_bytes)?;
+                        let hasher = Hasher::new(digest.function(), digest.size_bytes());
+                        Ok(Self { file, temporary, hasher, reservation })
+                    }))
+                })
+                .await
             }
-        }
+        })
+        .await
     }
 
     /// Writes behind what was hashed so far; may be tried again when it failed.
