@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, transport::Channel};
 
-use crate::support::{FUNCTION, Room, Server, noise, settings};
+use crate::support::{FUNCTION, Room, Server, all_get_their_turn, noise, settings};
 
 type Client = ByteStreamClient<Channel>;
 
@@ -380,18 +380,15 @@ async fn uploads_that_wait_for_memory_do_not_keep_others_from_coming() {
     // Two uploads fit into the memory, and a little more than one into the window of their connection.
     let server = Server::within(Room { uploads: 2 << 20, ..Room::default() }, settings()).await;
     let calls = (0..8u8).map(|number| {
-        let mut client = client(&server);
+        let client = client(&server);
         let data = vec![number; 3 << 20];
         let sent = messages(&upload(Digest::of(FUNCTION, &data)), &data, 64 << 10);
-        async move {
-            // Who finds no place to wait is told so when its turn would be.
-            while let Err(status) = write(&mut client, sent.clone()).await {
-                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            }
+        move || {
+            let (mut client, sent) = (client.clone(), sent.clone());
+            async move { write(&mut client, sent).await.map(drop) }
         }
     });
-    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
-    timeout(Duration::from_secs(8), futures::future::join_all(calls)).await.unwrap();
+    all_get_their_turn(calls).await;
 }
 
 #[tokio::test]

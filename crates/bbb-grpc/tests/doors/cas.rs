@@ -1,7 +1,4 @@
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use bbb_digest::{Digest, Function, InstanceName};
 use bbb_grpc::{Budgets, Doors};
@@ -23,7 +20,9 @@ use prost::Message as _;
 use tonic::{Code, Status, transport::Channel};
 use tower::ServiceExt as _;
 
-use crate::support::{FUNCTION, Memory, Room, Server, memories, noise, settings};
+use crate::support::{
+    FUNCTION, Memory, Room, Server, all_get_their_turn, memories, noise, settings,
+};
 
 type Client = ContentAddressableStorageClient<Channel>;
 
@@ -349,21 +348,17 @@ async fn large_messages_that_wait_for_memory_do_not_keep_others_from_coming() {
     // Three messages fit into the memory, two into the window of a connection.
     let server = Server::within(Room { requests: 8 << 20, ..Room::default() }, settings()).await;
     let calls = (0..16u8).map(|byte| {
-        let mut client = client(&server);
+        let client = client(&server);
         let data = vec![byte; 2 << 20];
         let digest = Some(Digest::of(FUNCTION, &data).to_proto());
         let requests = vec![update::Request { digest, data, ..Default::default() }];
         let request = BatchUpdateBlobsRequest { requests, ..Default::default() };
-        async move {
-            // Who finds no place to wait is told so when its turn would be.
-            while let Err(status) = client.batch_update_blobs(request.clone()).await {
-                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
-            }
+        move || {
+            let (mut client, request) = (client.clone(), request.clone());
+            async move { client.batch_update_blobs(request).await.map(drop) }
         }
     });
-    // Those that have their memory once waited for the window, and those that filled it for memory, for ten seconds.
-    let done = tokio::time::timeout(Duration::from_secs(8), futures::future::join_all(calls));
-    done.await.unwrap();
+    all_get_their_turn(calls).await;
 }
 
 #[tokio::test]

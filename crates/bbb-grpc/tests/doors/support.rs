@@ -20,9 +20,12 @@ use bbb_storage::{
     Source, SourceContent, Stores, TreeCache, Trees, Wanted, zstd,
 };
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::net::TcpListener;
-use tonic::transport::{Channel, Endpoint};
+use futures::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
 
 pub(crate) const FUNCTION: Function = Function::Sha256;
 
@@ -238,4 +241,18 @@ pub(crate) fn noise(len: usize) -> Vec<u8> {
         (state >> 32) as u8
     };
     (0..len).map(byte).collect()
+}
+
+/// Makes calls at once that cannot all have memory at once, each again while it finds no place to wait: who finds none is told so when
+/// its turn would be. Those that have their memory once waited for the window of their connection, and those that filled it for
+/// memory, for ten seconds.
+pub(crate) async fn all_get_their_turn<F: Future<Output = std::result::Result<(), Status>>>(
+    calls: impl Iterator<Item = impl Fn() -> F>,
+) {
+    let calls = calls.map(|call| async move {
+        while let Err(status) = call().await {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        }
+    });
+    timeout(Duration::from_secs(8), join_all(calls)).await.unwrap();
 }
