@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::{ObjectMeta, PutPayload, path::Path};
 
-use crate::{Blob, Cas, Content, Encoding, Error, Result, Source, Wanted, disk::is_empty_blob};
+use crate::{Blob, Cas, Content, Encoding, Error, Result, Source, Wanted};
 
 use super::{Bucket, existence::Id, keys::Kind, lifetime::Used, read::Place, retry::Failure};
 
@@ -42,7 +42,7 @@ impl Blobs {
 #[deny(clippy::missing_trait_methods)]
 impl Cas for Blobs {
     async fn get(&self, digest: Digest, wanted: Wanted) -> Result<Blob> {
-        if is_empty_blob(digest) {
+        if digest.is_empty() {
             let content = Content::Bytes(Bytes::new());
             return Ok(Blob { size_bytes: 0, encoding: Encoding::Identity, content });
         }
@@ -53,7 +53,7 @@ impl Cas for Blobs {
     }
 
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {
-        if is_empty_blob(digest) {
+        if digest.is_empty() {
             return Ok(());
         }
         if digest.size_bytes() == 0 {
@@ -67,7 +67,7 @@ impl Cas for Blobs {
         let mut seen = HashSet::with_capacity(digests.len());
         let unknown: Vec<Place> = digests
             .iter()
-            .filter(|digest| !is_empty_blob(**digest) && seen.insert(**digest))
+            .filter(|digest| !digest.is_empty() && seen.insert(**digest))
             .map(|digest| self.place(*digest))
             .filter(|place| !self.bucket.existence.is_known(place.id))
             .collect();
@@ -103,7 +103,7 @@ impl Bucket {
     pub fn unknown(&self, instance: &InstanceName, digests: &[Digest]) -> Vec<Digest> {
         let is_known = |digest: &Digest| {
             let key = self.keys.entry(Kind::Blob, instance, *digest);
-            is_empty_blob(*digest) || self.existence.is_known(Id::of(&key))
+            digest.is_empty() || self.existence.is_known(Id::of(&key))
         };
         digests.iter().filter(|digest| !is_known(digest)).copied().collect()
     }

@@ -17,13 +17,7 @@ use crate::{
     Blob, Cas, Content, Encoding, Error, PinnedFile, Result, Source, SourceContent, Wanted,
 };
 
-use super::{
-    SMALL_BLOB_BYTES, blocking,
-    layout::Kind,
-    read::Opened,
-    verify::Look,
-    view::{View, is_empty_blob},
-};
+use super::{SMALL_BLOB_BYTES, blocking, layout::Kind, read::Opened, verify::Look, view::View};
 
 /// How often a read is tried while files change under it.
 const ATTEMPTS: usize = 4;
@@ -43,7 +37,7 @@ impl Cas for Blobs {
         let size_bytes = digest.size_bytes();
         let range = range.within(size_bytes);
         let blob = |content| Blob { size_bytes, encoding: Encoding::Identity, content };
-        if is_empty_blob(digest) {
+        if digest.is_empty() {
             return Ok(blob(Content::Bytes(Bytes::new())));
         }
         let disk = &self.0.disk;
@@ -82,7 +76,7 @@ impl Cas for Blobs {
 
     async fn put(&self, digest: Digest, source: Source) -> Result<()> {
         self.0.disk.refuse_when_closed()?;
-        if is_empty_blob(digest) {
+        if digest.is_empty() {
             return match source.content {
                 SourceContent::Bytes(bytes)
                     if source.encoding == Encoding::Identity && !bytes.is_empty() =>
@@ -129,7 +123,7 @@ impl Blobs {
         for digests in digests.chunks(LOOKUPS_AT_ONCE) {
             let mut index = disk.index();
             for digest in digests {
-                if digest.is_empty() && is_empty_blob(*digest) {
+                if digest.is_empty() {
                     continue;
                 }
                 let key = self.0.key(Kind::Blob, *digest);

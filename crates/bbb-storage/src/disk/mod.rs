@@ -65,7 +65,6 @@ pub(crate) use results::{decode as decode_result, encode as encode_result};
 pub use room::Reservation;
 pub use state::OpenError;
 pub(crate) use state::write_durably;
-pub(crate) use view::is_empty_blob;
 
 /// What a disk tier is set up with.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
-use bbb_digest::{Digest, Function, InstanceName};
+use bbb_digest::{Digest, InstanceName};
 
 use crate::{Error, Result, segment::segment};
 
@@ -134,12 +134,6 @@ impl View {
 /// Whether a file is simply not there.
 pub(super) fn is_absent(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
-}
-
-/// Whether this is the one blob that is there without being stored.
-pub(crate) fn is_empty_blob(digest: Digest) -> bool {
-    static EMPTY: OnceLock<[Digest; Function::ALL.len()]> = OnceLock::new();
-    digest.is_empty() && EMPTY.get_or_init(|| Function::ALL.map(Digest::empty)).contains(&digest)
 }
 
 impl fmt::Display for View {
